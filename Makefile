@@ -1,0 +1,31 @@
+# Every target makes the environment that it needs (uv where there is one, else venv and pip) and reuses it the next time.
+# PYTHON is any Python >= 3.10; it only starts the scripts in tools/.
+PYTHON ?= python3
+ENV = $(PYTHON) tools/env.py
+
+.PHONY: help env demo test test-slow test-latest lint docs readme export bench clean
+
+help:         ## this list
+	@$(PYTHON) tools/env.py --help-targets Makefile
+env:          ## make the three environments: .venv (work), .venv-run (run side only), .venv-latest (newest fastai)
+	$(ENV) dev run latest
+demo:         ## train the sample model, export, verify, predict without fastai and torch
+	$(ENV) dev run --exec tools/demo.py $(ARGS)
+test:         ## every check: lint, structure, notebooks, the package from outside, newest fastai
+	$(ENV) dev run latest --exec tools/check.py $(ARGS)
+test-slow:    ## the notebook cells flagged `slow`, too
+	$(ENV) dev run --exec tools/check.py --slow --only notebooks $(ARGS)
+test-latest:  ## export, verify and predict with the newest fastai, without nbdev
+	$(ENV) latest run --exec tools/check.py --only latest $(ARGS)
+lint:         ## ruff
+	$(ENV) dev --exec tools/check.py --only lint $(ARGS)
+docs:         ## the site, into _docs (Quarto where there is one, else a plain preview)
+	$(ENV) dev --exec tools/docs.py $(ARGS)
+readme:       ## README.md from nbs/index.ipynb
+	$(ENV) dev --exec tools/readme.py $(ARGS)
+export:       ## notebooks -> modules, notebooks cleaned, README.md
+	$(ENV) dev --exec tools/export.py $(ARGS)
+bench:        ## speed, cold start and size, against fastai
+	$(ENV) dev run --exec tools/bench.py $(ARGS)
+clean:        ## remove what the targets made, the environments too
+	$(PYTHON) tools/env.py --clean

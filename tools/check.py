@@ -1,0 +1,60 @@
+"""`make test`: lint, every test of the package, then the tests in the environment with the newest fastai.
+
+One closing line sums both environments; the exit code is non-zero when anything failed or nothing ran."""
+import argparse, os, subprocess, sys, tempfile, time
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+from env import ROOT, python_of
+
+LATEST = 'tests/test_latest.py'
+
+def lint():
+    "ruff on the package, the tools and the tests: (passed, failed, skipped)."
+    rc = subprocess.run([python_of('dev'), '-m', 'ruff', 'check', 'fastai_deploy', 'tools', 'tests', 'setup.py'],
+                        cwd=ROOT).returncode
+    return (0, 1, 0) if rc else (1, 0, 0)
+
+def counts(xml):
+    "(passed, failed, skipped) from a JUnit file; a run that broke before it wrote one has failed."
+    if not xml.exists(): return 0, 1, 0
+    suites = ET.parse(xml).getroot().iter('testsuite')
+    n, bad, skipped = map(sum, zip(*((int(o.get('tests')), int(o.get('failures')) + int(o.get('errors')),
+                                      int(o.get('skipped'))) for o in suites)))
+    return n - bad - skipped, bad, skipped
+
+def pytest(env, *args, slow=False):
+    "Run pytest in environment `env`: (passed, failed, skipped)."
+    with tempfile.TemporaryDirectory() as tmp:
+        xml = Path(tmp)/'junit.xml'
+        # one thread per process: two test processes on two cores; matplotlib without a screen
+        vars = dict(os.environ, OMP_NUM_THREADS='1', MPLBACKEND='agg', PYTHONUTF8='1',
+                    FASTAI_DEPLOY_FLAGS='slow' if slow else '')
+        cmd = [python_of(env), '-m', 'pytest', f'--junitxml={xml}', *args]
+        rc = subprocess.run([str(o) for o in cmd], cwd=ROOT, env=vars).returncode
+        passed, failed, skipped = counts(xml)
+    if rc and not failed: failed = 1     # for instance: no test collected
+    return passed, failed, skipped
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument('--only', choices=['lint', 'notebooks', 'latest'])
+    p.add_argument('--slow', action='store_true', help='run the cells flagged `slow` too')
+    p.add_argument('args', nargs='*', help='more arguments for pytest')
+    a, rest = p.parse_known_args()
+    t, only, rest, workers = time.time(), a.only, a.args + rest, ['-n', '2', '--dist', 'worksteal']
+    steps = {'lint': lint,
+             'tests': lambda: pytest('dev', *workers, f'--ignore={LATEST}', *rest, slow=a.slow),
+             'notebooks': lambda: pytest('dev', *workers, 'tests/test_notebooks.py', *rest, slow=a.slow),
+             'latest': lambda: pytest('latest', '-p', 'no:cacheprovider', LATEST, *rest)}
+    total = [0, 0, 0]
+    for name in [only] if only else ['lint', 'tests', 'latest']:
+        print(f'== {name}', flush=True)
+        total = [x + y for x, y in zip(total, steps[name]())]
+    passed, failed, skipped = total
+    print(f'\nin {time.time() - t:.0f} s')
+    print(f'{passed} passed, {failed} failed, {skipped} skipped', flush=True)
+    sys.exit(1 if failed or not passed else 0)
+
+if __name__ == '__main__': main()
