@@ -4,14 +4,13 @@
 
 # %% auto #0
 __all__ = ['FastaiDeployError', 'BundleError', 'ImageError', 'UnsupportedError', 'ParityError', 'MissingExtraError', 'need',
-           'spec_schema', 'op_names', 'validate', 'Input', 'Output', 'Spec', 'digest', 'Bundle', 'open_bundle']
+           'spec_schema', 'op_names', 'validate', 'Input', 'Output', 'Spec']
 
 # %% ../nbs/00_spec.ipynb #imports
-import hashlib, importlib, json, re, zipfile
+import importlib, json, re
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from importlib import resources
-from pathlib import Path, PurePosixPath
 
 # %% ../nbs/00_spec.ipynb #errors
 class FastaiDeployError(Exception):
@@ -165,93 +164,3 @@ class Spec:
         text = json.dumps(asdict(self), indent=1, ensure_ascii=False) + '\n'
         Spec.from_json(text)
         return text
-
-# %% ../nbs/00_spec.ipynb #digest
-def digest(
-    data:bytes, # Content of a file
-)->dict: # {'sha256': hexadecimal, 'bytes': length}
-    "How `bundle.json` names the content of a file"
-    return dict(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
-
-# %% ../nbs/00_spec.ipynb #sources
-class _Dir:
-    "The files of a directory, by their names in the bundle"
-    def __init__(self, path:Path): self.path = path
-    def sizes(self)->dict:
-        files = [p for p in self.path.rglob('*') if not p.is_dir() or p.is_symlink()]
-        if links := [p for p in files if p.is_symlink()]: raise BundleError(f'{links[0]}: a link has no place in a bundle')
-        return {p.relative_to(self.path).as_posix(): p.stat().st_size for p in files}
-    def read(self, name:str)->bytes: return (self.path/name).read_bytes()
-
-class _Zip:
-    "The files of a zip, by their names in the bundle: at its top or in its one folder"
-    def __init__(self, path:Path):
-        self.path = path
-        with zipfile.ZipFile(path) as z: infos = [o for o in z.infolist() if not o.is_dir()]
-        tops = {PurePosixPath(o.filename).parts[0] for o in infos}
-        self.prefix = f'{tops.pop()}/' if len(tops) == 1 and all('/' in o.filename for o in infos) else ''
-        self.infos = {o.filename[len(self.prefix):]: o for o in infos}
-        if len(self.infos) != len(infos): raise BundleError(f'{path}: a file stands in the zip twice')
-    def sizes(self)->dict: return {n:o.file_size for n,o in self.infos.items()}
-    def read(self, name:str)->bytes:
-        with zipfile.ZipFile(self.path) as z: return z.read(self.infos[name])
-
-# %% ../nbs/00_spec.ipynb #bundle
-class Bundle:
-    "A bundle's spec and files; made by `open_bundle`, which has checked them"
-    def __init__(self, path:Path, source, spec:Spec): self.path,self.source,self.spec = path,source,spec
-    def __repr__(self)->str: return f'Bundle({str(self.path)!r}, {len(self.spec.files)} files)'
-    def __contains__(self, name:str)->bool: return name in self.spec.files
-
-    def read(self,
-        name:str, # Name of a file in the bundle, e.g. 'model.onnx'
-    )->bytes: # Its content, which has the length and hash that the spec says
-        "Content of file `name`"
-        if name not in self: raise BundleError(f'{self.path}: no {name} in this bundle')
-        data = self.source.read(name)
-        if digest(data) != self.spec.files[name]:
-            raise BundleError(f'{self.path}: {name} is not the file that bundle.json names: it was altered after the export')
-        return data
-
-    def vocab(self)->list: # Class names, in output order
-        "The classes, from `vocab.txt`"
-        vocab = self.read('vocab.txt').decode('utf-8').removesuffix('\n').split('\n')
-        if len(vocab) != self.spec.output.classes:
-            raise BundleError(f'{self.path}: vocab.txt has {len(vocab)} classes, bundle.json says {self.spec.output.classes}')
-        return vocab
-
-# %% ../nbs/00_spec.ipynb #open-source
-def _source(path:Path):
-    "The files at `path`, a bundle's directory or zip"
-    if path.is_dir(): return _Dir(path)
-    if not path.exists(): raise BundleError(f'{path}: no such bundle')
-    try: return _Zip(path)
-    except zipfile.BadZipFile as e: raise BundleError(f'{path}: neither a directory nor a zip of a bundle') from e
-
-def _read_spec(source, path:Path, sizes:dict, limit:int=16_000_000)->Spec:
-    "The checked spec of the bundle at `path`"
-    if 'bundle.json' not in sizes: raise BundleError(f'{path}: no bundle.json there: not a fastai_deploy bundle')
-    if sizes['bundle.json'] > limit: raise BundleError(f'{path}: bundle.json is larger than {limit} bytes')
-    return Spec.from_json(source.read('bundle.json'))
-
-# %% ../nbs/00_spec.ipynb #open
-def open_bundle(
-    path:str|Path, # A bundle: directory, or zip of one
-    check:bool=True, # Read every file once and compare its hash
-)->Bundle: # Spec and files
-    "Open the bundle at `path`, refusing what is missing, extra or altered"
-    path = Path(path)
-    source = _source(path)
-    try:
-        sizes = source.sizes()
-        spec = _read_spec(source, path, sizes)
-        want = {n:o['bytes'] for n,o in spec.files.items()}
-        have = {n:b for n,b in sizes.items() if n != 'bundle.json'}
-        for what,names in (('is missing', want.keys()-have.keys()), ('is not in bundle.json', have.keys()-want.keys()),
-                           ('has another length than bundle.json says', {n for n in want if have.get(n) != want[n]})):
-            if names: raise BundleError(f'{path}: {sorted(names)[0]} {what}')
-        bundle = Bundle(path, source, spec)
-        if check: all(bundle.read(n) or True for n in want)
-    except (OSError, UnicodeDecodeError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as e:
-        raise BundleError(f'{path}: cannot be read: {e}') from e
-    return bundle
