@@ -77,7 +77,7 @@ def build_wheel(out):
             if (ROOT/f).exists(): shutil.copy(ROOT/f, src)
         uv = find_uv()
         if uv: call(uv, 'build', '-q', '--wheel', '--python', sys.executable, '-o', out, src)
-        else: call(sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '--disable-pip-version-check', '-w', out, src)
+        else: call(python_of('run'), '-m', 'pip', 'wheel', '-q', '--no-deps', '-w', out, src)
     return next(Path(out).glob('*.whl'))
 
 def install_package(name):
@@ -115,7 +115,8 @@ def help_targets(makefile):
         print(f'make {m[1]:12} {m[2]}')
 
 def main():
-    if sys.version_info < (3, 10): sys.exit(f'Python 3.10 or newer is needed; this is {sys.version.split()[0]}')
+    if sys.version_info < (3, 10):  # noqa: UP036 (this is where it is checked)
+        sys.exit(f'Python 3.10 or newer is needed; this is {sys.version.split()[0]}')
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('names', nargs='*', help='environments: ' + ', '.join(DIRS))
     p.add_argument('--exec', nargs=argparse.REMAINDER, default=[], metavar='FILE ...')

@@ -1,0 +1,60 @@
+"""Runs in the environment that has only numpy, Pillow and onnxruntime: the installed package, from outside.
+
+    python -I outside.py BUNDLE PHOTO_FOLDER     prints one JSON object
+
+What may not be imported is watched from before the first import; reading a pickle raises."""
+import importlib, json, pkgutil, sys
+from importlib.metadata import distributions
+from pathlib import Path
+
+FORBIDDEN = set('torch torchvision fastai fastcore timm onnx onnxscript safetensors nbdev gradio pandas scipy '
+                'sklearn matplotlib'.split())
+tried = []    # forbidden packages that somebody tried to import, and who
+
+class Watch:
+    "An import hook that finds nothing and writes down what was asked for."
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in FORBIDDEN:
+            f = sys._getframe()
+            while 'importlib' in f.f_code.co_filename or f.f_code.co_filename == __file__: f = f.f_back
+            tried.append(f'{name} by {Path(f.f_code.co_filename).name}')
+
+sys.meta_path.insert(0, Watch())
+try: import torch  # noqa: F401
+except ImportError: pass
+assert tried, 'the watch does not see imports'
+tried.clear()
+
+import pickle   # numpy imports it; reading one is what is not allowed
+
+def refuse(*a, **k): raise AssertionError('a pickle was read')
+pickle.load = pickle.loads = pickle.Unpickler = refuse
+import numpy as np
+
+_load = np.load
+def careful(*a, allow_pickle=False, **k):
+    if allow_pickle: refuse()
+    return _load(*a, **k)
+np.load = careful
+
+def main(bundle, photos):
+    import fastai_deploy as fd
+    assert Path(fd.__file__).is_relative_to(sys.prefix), f'not the installed package: {fd.__file__}'
+    run_side = 'spec images transforms decode bundle runtime parity cli webdemo'.split()
+    mods = sorted(o.name for o in pkgutil.iter_modules(fd.__path__))
+    for m in run_side: importlib.import_module(f'fastai_deploy.{m}')
+    model = fd.load(bundle)
+    goldens = model.goldens()
+    dif = max(float(np.abs(model.predict(g.image).probs - np.asarray(g.probs)).max()) for g in goldens)
+    labels = [model.predict(g.image).label == g.label for g in goldens]
+    report = fd.verify(bundle)
+    files = sorted(p for p in Path(photos).rglob('*.jpg')) if photos else []
+    preds = model.predict_batch(files, progress=False)
+    loaded = sorted(FORBIDDEN & {o.split('.')[0] for o in sys.modules})
+    print(json.dumps(dict(
+        modules=mods, tried=tried, loaded=loaded, goldens=len(goldens), golden_difference=dif, labels_equal=all(labels),
+        table=report.table(), installed=sorted(o.metadata['Name'].lower().replace('-', '_') for o in distributions()),
+        predictions=[dict(file=str(f), label=p.label, probs=np.asarray(p.probs).tolist())
+                     for f, p in zip(files, preds)])))
+
+if __name__ == '__main__': main(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None)

@@ -1,0 +1,57 @@
+"In the environment with the newest fastai and no nbdev: the sample model is trained, exported, verified and predicts."
+import importlib.util, json, subprocess
+from importlib.metadata import version
+
+import numpy as np
+import pytest
+from conftest import ROOT, run_python
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    "(Learner, bundle): made in this environment."
+    import fastai_deploy as fd
+    from fastai_deploy.train import train_digits
+    learn = train_digits()
+    bundle = tmp_path_factory.mktemp('latest')/'digits'
+    fd.export(learn, bundle)
+    return learn, bundle
+
+def test_environment():
+    "The versions that this run is about, and no nbdev."
+    assert version('fastai') == '2.8.12' and int(version('fastcore').split('.')[0]) >= 2
+    assert importlib.util.find_spec('nbdev') is None
+
+def test_verify(trained):
+    import fastai_deploy as fd
+    learn, bundle = trained
+    report = fd.verify(bundle, learn, items=list(learn.dls.valid_ds.items)[:100])
+    print(report.table())
+
+def test_predict(trained):
+    import fastai_deploy as fd
+    learn, bundle = trained
+    model = fd.load(bundle)
+    for f in list(learn.dls.valid_ds.items)[:10]:
+        with learn.no_bar(), learn.no_logging(): label, _, probs = learn.predict(f)
+        p = model.predict(f)
+        assert p.label == label
+        np.testing.assert_allclose(p.probs, probs.numpy(), atol=1e-5)
+
+def test_a_wrong_bundle_is_refused(trained, tmp_path):
+    "The proof can fail here too: two classes swapped."
+    import shutil
+
+    import fastai_deploy as fd
+    bad = shutil.copytree(trained[1], tmp_path/'bad')
+    v = (bad/'vocab.txt').read_text(encoding='utf-8').splitlines()
+    v[0], v[1] = v[1], v[0]
+    (bad/'vocab.txt').write_text('\n'.join(v) + '\n', encoding='utf-8', newline='\n')
+    with pytest.raises(fd.BundleError): fd.load(bad)
+
+def test_outside(trained, tmp_path):
+    "Its bundle runs without any of this."
+    r = subprocess.run([run_python(), '-I', ROOT/'tests'/'outside.py', trained[1]], cwd=tmp_path, capture_output=True,
+                       text=True, encoding='utf-8', timeout=300)
+    assert r.returncode == 0, r.stderr[-3000:]
+    said = json.loads(r.stdout.splitlines()[-1])
+    assert said['labels_equal'] and said['golden_difference'] <= 1e-5 and not said['tried']

@@ -1,0 +1,94 @@
+"The package from outside: built as a wheel, installed beside numpy, Pillow and onnxruntime alone, running a bundle."
+import json, os, subprocess, zipfile
+
+import env as tools_env
+import numpy as np
+import pytest
+from conftest import ROOT, run_python
+
+MAY_BE_THERE = ('torch', 'torchvision', 'fastai', 'fastcore', 'timm', 'nbdev', 'onnx', 'onnxscript', 'safetensors')
+
+@pytest.fixture(scope='module')
+def photos(tmp_path_factory):
+    "A few of the sample's pictures."
+    from fastai_deploy.data import digits
+    files = sorted(digits().rglob('*.jpg'))[::90]
+    out = tmp_path_factory.mktemp('photos')
+    for i, f in enumerate(files): (out/f'{i:03}.jpg').write_bytes(f.read_bytes())
+    return out
+
+@pytest.fixture(scope='module')
+def outside(digits_bundle, photos):
+    "What tests/outside.py says over there."
+    env = {k: v for k, v in os.environ.items() if not k.startswith('PYTHON')}
+    r = subprocess.run([run_python(), '-I', ROOT/'tests'/'outside.py', digits_bundle, photos], cwd=photos, env=env,
+                       capture_output=True, text=True, encoding='utf-8', timeout=300)
+    assert r.returncode == 0, r.stdout[-2000:] + r.stderr[-4000:]
+    return json.loads(r.stdout.splitlines()[-1])
+
+def test_environment_is_bare(outside):
+    assert not set(MAY_BE_THERE) & set(outside['installed'])
+    assert {'numpy', 'pillow', 'onnxruntime', 'fastai_deploy'} <= set(outside['installed'])
+
+def test_whole_package_is_there(outside):
+    have = {p.stem for p in (ROOT/'fastai_deploy').glob('*.py')} - {'__init__'}
+    assert set(outside['modules']) == have
+
+def test_nothing_heavy_is_imported(outside):
+    assert outside['tried'] == [] and outside['loaded'] == []
+
+def test_goldens(outside):
+    assert outside['goldens'] >= 3 and outside['labels_equal'] and outside['golden_difference'] <= 1e-5
+
+def test_same_as_the_learner(outside, digits_learner):
+    "The Learner's own answers on the same pictures."
+    assert len(outside['predictions']) >= 10
+    with digits_learner.no_bar(), digits_learner.no_logging():
+        for p in outside['predictions']:
+            label, _, probs = digits_learner.predict(p['file'])
+            np.testing.assert_allclose(np.array(p['probs'], dtype=np.float32), probs.numpy(), atol=1e-5)
+            assert label == p['label']
+
+def test_train_side_says_what_is_missing(digits_bundle, tmp_path):
+    "There, `fd.export` is one readable error with the way out, not a traceback about torch."
+    code = ('import fastai_deploy as fd\ntry: fd.export(None, "x")\n'
+            'except ImportError as e: print(type(e).__name__, e)')
+    r = subprocess.run([run_python(), '-I', '-c', code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert r.stdout.startswith('MissingExtraError') and 'fastai_deploy[export]' in r.stdout, r.stdout + r.stderr
+
+def test_command_line_there(digits_bundle, photos, tmp_path):
+    "The installed `fastai-deploy` command answers too."
+    cmd = run_python().parent/('fastai-deploy.exe' if os.name == 'nt' else 'fastai-deploy')
+    r = subprocess.run([cmd, 'predict', digits_bundle, next(photos.glob('*.jpg')), '--json'], cwd=tmp_path,
+                       capture_output=True, text=True, encoding='utf-8', timeout=120)
+    assert r.returncode == 0 and json.loads(r.stdout), r.stdout + r.stderr
+
+def test_wheel(tmp_path):
+    "What a wheel holds: the modules and the schema, and the command."
+    whl = tools_env.build_wheel(tmp_path)
+    names = set(zipfile.ZipFile(whl).namelist())
+    have = {f'fastai_deploy/{p.name}' for p in (ROOT/'fastai_deploy').glob('*') if p.suffix in ('.py', '.json')}
+    assert have == {o for o in names if o.startswith('fastai_deploy/')}
+    assert any(o.endswith('.json') for o in have)
+    assert any(o.endswith('entry_points.txt') for o in names) and any(o.endswith('LICENSE') for o in names)
+
+def test_skips_are_failures_in_ci(pytester_project):
+    "The switch that .ci/run sets turns a skip into a failure, unless the test says that it may."
+    assert pytester_project(ci=False) == (1, 0, 2) and pytester_project(ci=True) == (1, 1, 1)
+
+@pytest.fixture
+def pytester_project(tmp_path):
+    "Runs three tests under our conftest: one passes, one skips, one may skip. (passed, failed, skipped)."
+    import sys
+
+    from check import counts
+    (tmp_path/'conftest.py').write_text((ROOT/'tests'/'conftest.py').read_text(encoding='utf-8'), encoding='utf-8')
+    (tmp_path/'test_x.py').write_text('import pytest\ndef test_a(): pass\ndef test_b(): pytest.skip("no tool")\n'
+                                      '@pytest.mark.may_skip\ndef test_c(): pytest.skip("fine")\n', encoding='utf-8')
+    (tmp_path/'pytest.ini').write_text('[pytest]\nmarkers = may_skip: x\n', encoding='utf-8')
+    def go(ci):
+        env = dict(os.environ, FASTAI_DEPLOY_CI='1' if ci else '')
+        subprocess.run([sys.executable, '-m', 'pytest', '-q', f'--junitxml={tmp_path/"j.xml"}', tmp_path], cwd=tmp_path,
+                       env=env, capture_output=True)
+        return counts(tmp_path/'j.xml')
+    return go

@@ -1,0 +1,128 @@
+"The project's structure: every rule holds here, and every rule refuses a small project that breaks it."
+import base64, json, shutil, subprocess, sys
+from pathlib import Path
+
+import pytest
+import rules
+from conftest import ROOT
+
+@pytest.mark.parametrize('rule', rules.RULES, ids=lambda o: o.__name__)
+def test_rule(rule):
+    broken = rule(ROOT)
+    assert not broken, '\n'.join(broken)
+
+def nb(path, **sources):
+    "Write a notebook: id -> source (a `_md` at the end of the id: Markdown), or a whole cell."
+    def cell(i, s):
+        if isinstance(s, dict): return s
+        c = dict(cell_type='markdown' if i.endswith('_md') else 'code', id=i, metadata={},
+                 source=s.splitlines(keepends=True))
+        return c if i.endswith('_md') else {**c, 'execution_count': None, 'outputs': []}
+    d = dict(cells=[cell(i, s) for i, s in sources.items()], nbformat=4, nbformat_minor=5,
+             metadata=dict(kernelspec=dict(display_name='python3', language='python', name='python3')))
+    path.write_text(json.dumps(d, indent=1, sort_keys=True, ensure_ascii=False) + '\n', encoding='utf-8', newline='\n')
+
+def code(source, out=None, id='x'):
+    "A code cell with a stored output."
+    return dict(cell_type='code', id=id, metadata={}, execution_count=None, source=[source],
+                outputs=[out] if out else [])
+
+GOOD = dict(head_md='# A\n\n> a', exp='#| default_exp aa', imports='#| export\nimport json',
+            fun='#| export\ndef fun(\n    x, # a number\n):\n    "Gives it back"\n    return x',
+            test='assert fun(1)==1')
+
+@pytest.fixture(scope='module')
+def good(tmp_path_factory):
+    "A small project that keeps every rule."
+    from readme import render
+    tmp_path = tmp_path_factory.mktemp('good')
+    (tmp_path/'nbs').mkdir()
+    for f in ('settings.ini', '_quarto.yml'): shutil.copy(ROOT/f, tmp_path)
+    for f in ('_quarto.yml', 'nbdev.yml'): shutil.copy(ROOT/'nbs'/f, tmp_path/'nbs')
+    nb(tmp_path/'nbs'/'index.ipynb', head_md='# front\n\n> page')
+    nb(tmp_path/'nbs'/'00_aa.ipynb', **GOOD)
+    (tmp_path/'nbs'/'sidebar.yml').write_text('contents:\n - index.ipynb\n - 00_aa.ipynb\n', encoding='utf-8')
+    (tmp_path/'README.md').write_text(render(tmp_path), encoding='utf-8', newline='\n')
+    subprocess.run([sys.executable, '-c', 'from nbdev.doclinks import nbdev_export; nbdev_export.__wrapped__()'],
+                   cwd=tmp_path, check=True)
+    return tmp_path
+
+@pytest.fixture
+def proj(good, tmp_path):
+    "A copy of it, to break."
+    return Path(shutil.copytree(good, tmp_path/'proj'))
+
+def test_good(good):
+    "The sample keeps them all, so what is refused below is refused for what is broken there."
+    assert {r.__name__: r(good) for r in rules.RULES} == {r.__name__: [] for r in rules.RULES}
+
+def module(root, text, name='aa'): (root/'fastai_deploy'/f'{name}.py').write_text(text, encoding='utf-8')
+def again(root, **cells): nb(root/'nbs'/'00_aa.ipynb', **{**GOOD, **cells})
+def more(root, n, exp, text=''):
+    "One more notebook with its module."
+    nb(root/'nbs'/f'{n:02}_{exp}.ipynb', exp=f'#| default_exp {exp}')
+    module(root, text, exp)
+
+PNG = base64.b64encode(bytes(50_000)).decode()
+LONG = '#| export\ndef fun(x): # a number\n    "Doc"\n' + '    x += 1\n'*40 + '    return x'
+BROKEN = {
+    'no id': ('ids', lambda p: again(p, test=code('1', id=''))),
+    'one id twice': ('ids', lambda p: again(p, test=code('1', id='fun'))),
+    'random id': ('ids', lambda p: again(p, test=code('1', id='6a35c7c4'))),
+    'magic': ('magics', lambda p: again(p, fun='#| export\n%time x=1')),
+    'shell line': ('magics', lambda p: again(p, fun='#| export\n!ls')),
+    'comment above': ('directives_first', lambda p: again(p, fun='# why\n#| export\nx = 1')),
+    'import beside code': ('lone_imports', lambda p: again(p, imports='#| export\nimport json\nx = 1')),
+    'error output': ('no_errors', lambda p: again(p, test=code('1/0', dict(
+        output_type='error', ename='ZeroDivisionError', evalue='', traceback=[])))),
+    'traceback as text': ('no_errors', lambda p: again(p, test=code('f()', dict(
+        output_type='stream', name='stdout', text=['Traceback (most recent call last)\n'])))),
+    'warning': ('no_errors', lambda p: again(p, test=code('f()', dict(
+        output_type='stream', name='stderr', text=['careful\n'])))),
+    'path of a machine': ('no_errors', lambda p: again(p, test=code('f()', dict(
+        output_type='execute_result', execution_count=None, metadata={}, data={'text/plain': ['/tmp/abc/x.png']})))),
+    'long cell': ('sizes', lambda p: again(p, fun=LONG)),
+    'long module': ('sizes', lambda p: module(p, 'x = 1\n'*301)),
+    'long line': ('sizes', lambda p: again(p, test='x = 1 # ' + 'y'*120)),
+    'many cells': ('sizes', lambda p: again(p, **{f'cell-{i}': 'x = 1' for i in range(61)})),
+    'big notebook': ('sizes', lambda p: again(p, head_md='word '*40_000)),
+    'big picture': ('sizes', lambda p: again(p, test=code('f()', dict(
+        output_type='display_data', metadata={}, data={'image/png': PNG})))),
+    'notebook not listed': ('sidebar', lambda p: more(p, 1, 'bb')),
+    'listed, not there': ('sidebar', lambda p: (p/'nbs'/'00_aa.ipynb').unlink()),
+    'two homes': ('one_home', lambda p: nb(p/'nbs'/'01_bb.ipynb', exp='#| default_exp aa')),
+    'named like a package': ('one_home', lambda p: more(p, 1, 'onnx')),
+    'orphan module': ('orphans', lambda p: module(p, 'x = 1', 'lost')),
+    'module missing': ('orphans', lambda p: (p/'fastai_deploy'/'aa.py').unlink()),
+    'upward': ('downward', lambda p: (more(p, 1, 'bb'), module(p, 'from .bb import x'))),
+    'upward, absolute': ('downward', lambda p: (more(p, 1, 'bb'), module(p, 'from fastai_deploy.bb import x'))),
+    'torch on the run side': ('downward', lambda p: module(p, 'import torch.nn as nn')),
+    'torch there, lazily': ('downward', lambda p: module(p, 'def f():\n    import torch\n    return torch')),
+    'fastai in the graph room': ('downward', lambda p: more(p, 14, 'graph', 'from fastai.basics import Learner')),
+    'torch at the top of a target': ('downward', lambda p: more(p, 20, 'cli', 'import torch')),
+    'train side at the top of a target': ('downward', lambda p: (more(p, 11, 'train'),
+                                                              more(p, 20, 'cli', 'from .train import x'))),
+    'pickle': ('no_pickle', lambda p: module(p, 'import pickle')),
+    'numpy pickle': ('no_pickle', lambda p: module(p, 'import numpy as np\nnp.load("x", allow_pickle=True)')),
+    'no docstring': ('documented', lambda p: module(p, 'def fun(): return 1')),
+    'long docstring': ('documented', lambda p: module(p, 'def fun():\n    """One\n    two"""')),
+    'no docment': ('documented', lambda p: module(p, 'def fun(x):\n    "Gives it back"\n    return x')),
+    'method without docstring': ('documented', lambda p: module(p, 'class A:\n    "A"\n    def go(self): pass')),
+    'two _quarto.yml': ('quarto_yml', lambda p: (p/'_quarto.yml').write_text('x: 1', encoding='utf-8')),
+    'stale README': ('readme', lambda p: nb(p/'nbs'/'index.ipynb', head_md='# front\n\n> another page')),
+    'not clean': ('clean', lambda p: again(p, test={**code('1'), 'execution_count': 3})),
+    'not exported': ('exported', lambda p: again(p, fun=GOOD['fun'].replace('back', 'away'))),
+    'module changed by hand': ('exported', lambda p: module(p, 'x = 1')),
+    'index of symbols missing': ('exported', lambda p: (p/'fastai_deploy'/'_modidx.py').unlink()),
+}
+
+@pytest.mark.parametrize('rule,breaks', BROKEN.values(), ids=BROKEN.keys())
+def test_rule_can_fail(rule, breaks, proj):
+    breaks(proj)
+    assert getattr(rules, rule)(proj) != []
+
+def test_every_rule_can_fail(): assert {r for r, _ in BROKEN.values()} == {r.__name__ for r in rules.RULES}
+
+def test_export_seen_below_directives():
+    assert rules.is_export('#| export\nx=1') and rules.is_export('#| hide\n#| exports\nx=1')
+    assert not rules.is_export('# why\n#| export\nx=1') and not rules.is_export('x=1')

@@ -1,0 +1,267 @@
+"""The project's structure, as rules: each takes the root of a project and returns what is wrong with it, in words.
+
+tests/test_project.py runs every rule on this project, and on a small broken one that the rule must refuse."""
+import ast, base64, json, re, statistics, subprocess, sys, tempfile
+from pathlib import Path
+from shutil import copytree, ignore_patterns
+
+LIB, NBS = 'fastai_deploy', 'nbs'
+RUN_SIDE = {'numpy', 'PIL', 'onnxruntime'}                        # all that notebooks 00 to 09 may import
+FASTAI_ROOMS = {'data', 'train', 'capture', 'verifying'}          # where fastai may be imported
+TORCH_ROOMS = {'rebuild', 'batch', 'graph'}                       # torch side, no fastai
+TORCH_SIDE = RUN_SIDE | {'torch', 'torchvision', 'timm', 'onnx', 'onnxscript', 'safetensors'}
+FASTAI = {'fastai', 'fastcore', 'fastprogress', 'fastdownload', 'fasttransform'}
+
+# --- reading
+
+def notebooks(root):
+    "Paths of the project's notebooks, in reading order."
+    return sorted(o for o in (root/NBS).rglob('*.ipynb') if not any(p[0] in '._' for p in o.relative_to(root).parts))
+
+def cells(path, kind='code'):
+    "(id, source, cell) of each cell of one kind."
+    nb = json.loads(path.read_text(encoding='utf-8'))
+    return [(c.get('id', ''), ''.join(c['source']), c) for c in nb['cells'] if kind in (None, c['cell_type'])]
+
+def is_export(src):
+    "Whether nbdev exports a cell with this source."
+    return bool(re.match(r'(?:[ \t]*(?:#\|.*)?\n)*[ \t]*#\|[ \t]*exports?\b', src))
+
+def exports(root):
+    "(place, source) of every exported cell."
+    return [(f'{p.name}:{i}', s) for p in notebooks(root) for i, s, _ in cells(p) if is_export(s)]
+
+def default_exp(path):
+    "The module that a notebook writes, or None."
+    found = [m[1] for _, s, _ in cells(path) if (m := re.search(r'(?m)^\s*#\|\s*default_exp\s+(\S+)', s))]
+    return found[0] if found else None
+
+def number(path):
+    "The number in front of a notebook's name: 4 for 04_runtime.ipynb; index has none."
+    m = re.match(r'(\d+)', path.name)
+    return int(m[1]) if m else None
+
+def modules(root):
+    "Module name -> (notebook number, path of the .py), for the notebooks that write one."
+    return {m: (number(p), root/LIB/f'{m}.py') for p in notebooks(root) if (m := default_exp(p))}
+
+def imports(path):
+    "(name, lazy) of each import in a module, own modules as '.name'; `need('x')` and `import_module('x')` count."
+    tree, out = ast.parse(path.read_text(encoding='utf-8')), []
+    top = {id(n) for n in tree.body}
+    for n in ast.walk(tree):
+        names = []
+        if isinstance(n, ast.Import): names = [a.name for a in n.names]
+        elif isinstance(n, ast.ImportFrom):
+            if not n.level: names = [n.module]
+            else: names = ['.' + n.module] if n.module else ['.' + a.name for a in n.names]
+        elif isinstance(n, ast.Call) and n.args and isinstance(n.args[0], ast.Constant):
+            f = getattr(n.func, 'id', getattr(n.func, 'attr', ''))
+            if f in ('need', 'import_module', '__import__'): names = [n.args[0].value]
+        for o in filter(None, names):
+            o = re.sub(rf'^{LIB}\.', '.', o)
+            out.append((o if o[0] == '.' else o.split('.')[0], id(n) not in top))
+    return out
+
+# --- notebooks
+
+def ids(root):
+    "Cell ids: there, unique, readable."
+    bad = []
+    for p in notebooks(root):
+        seen = [i for i, _, _ in cells(p, None)]
+        bad += [f'{p.name}: a cell has no id' for i in seen if not i]
+        bad += [f'{p.name}: id {i} twice' for i in sorted({i for i in seen if i and seen.count(i) > 1})]
+        bad += [f'{p.name}: id {i} is not readable' for i in seen
+                if re.fullmatch(r'(?=.*\d)[0-9a-f]{8}|[0-9a-f-]{30,}', i)]
+    return bad
+
+def magics(root):
+    "No magics and no shell lines in exported cells."
+    return [f'{place}: {ln.strip()}' for place, s in exports(root) for ln in s.splitlines() if re.match(r'\s*[%!]', ln)]
+
+def directives_first(root):
+    "`#|` lines come first in a cell: nbdev ignores one that stands below a comment or code."
+    bad = []
+    for p in notebooks(root):
+        for i, s, _ in cells(p):
+            lines = [o.strip() for o in s.splitlines() if o.strip()]
+            head = next((k for k, o in enumerate(lines) if not o.startswith('#|')), len(lines))
+            bad += [f'{p.name}:{i}: below other lines: {o}' for o in lines[head:] if re.match(r'#\|\s*\w', o)
+                    and 'hide_line' not in o]
+    return bad
+
+def lone_imports(root):
+    "Imports share no exported cell with other code."
+    bad = []
+    for place, s in exports(root):
+        kinds = {isinstance(n, (ast.Import, ast.ImportFrom)) for n in ast.parse(s).body}
+        if kinds == {True, False}: bad.append(f'{place}: imports and code in one cell')
+    return bad
+
+def no_errors(root):
+    "No error, warning or machine's path in the stored outputs."
+    text = r'Traceback \(most recent call last\)|\b[A-Za-z]*Warning:|/(?:tmp|work|root|home)/\w|[A-Z]:\\Users'
+    bad = []
+    for p in notebooks(root):
+        for i, _, c in cells(p):
+            for o in c['outputs']:
+                if {o['output_type'], o.get('name')} & {'error', 'stderr'}: bad.append(f'{p.name}:{i}: an error output')
+                said = [o.get('text', '')] + [v for k, v in o.get('data', {}).items() if k.startswith('text/')]
+                bad += [f'{p.name}:{i}: {m[0]}' for t in said if (m := re.search(text, ''.join(t)))]
+    return bad
+
+def sizes(root):
+    "Exported cells, modules, notebooks, lines and pictures are small."
+    bad, lens = [], []
+    for place, s in exports(root):
+        lens.append(sum(1 for o in s.splitlines() if o.strip() and not o.startswith('#|')))
+        if lens[-1] > 40: bad.append(f'{place}: {lens[-1]} lines exported in one cell, more than 40')
+    if lens and statistics.median(lens) > 10: bad.append(f'exported cells: median {statistics.median(lens)} lines')
+    p90 = sorted(lens)[int(len(lens)*.9)] if lens else 0
+    if p90 > 25: bad.append(f'exported cells: 90th percentile {p90} lines, more than 25')
+    for _, f in modules(root).values():
+        n = len(f.read_text(encoding='utf-8').splitlines()) if f.exists() else 0
+        if n > 300: bad.append(f'{f.name}: {n} lines, more than 300')
+    return bad + [o for p in notebooks(root) for o in notebook_size(p)]
+
+def notebook_size(path):
+    "What is too big in one notebook."
+    bad, cs = [], cells(path, None)
+    if len(cs) > 60: bad.append(f'{path.name}: {len(cs)} cells, more than 60')
+    if (kb := path.stat().st_size/1024) > 150: bad.append(f'{path.name}: {kb:.0f} KB, more than 150')
+    for i, s, c in cs:
+        if c['cell_type'] != 'code': continue
+        bad += [f'{path.name}:{i}: a line of {len(o)} characters' for o in s.splitlines() if len(o) > 120]
+        for o in c['outputs']:
+            pics = [''.join(v) for k, v in o.get('data', {}).items() if k.startswith('image/')]
+            bad += [f'{path.name}:{i}: a picture of {n/1024:.0f} KB, more than 40' for v in pics
+                    if (n := len(v if v.lstrip()[:1] == '<' else base64.b64decode(v))) > 40*1024]
+    return bad
+
+def sidebar(root):
+    "nbs/sidebar.yml lists every notebook, once."
+    listed = re.findall(r'[\w/-]+\.ipynb', (root/NBS/'sidebar.yml').read_text(encoding='utf-8'))
+    have = [o.relative_to(root/NBS).as_posix() for o in notebooks(root)]
+    return ([f'sidebar.yml lacks {o}' for o in have if o not in listed]
+            + [f'sidebar.yml lists {o}, which is not there' for o in listed if o not in have]
+            + [f'sidebar.yml has {o} twice' for o in set(listed) if listed.count(o) > 1])
+
+# --- modules
+
+def one_home(root):
+    "No two notebooks write one module, and none is named like a package that we use."
+    mods = [m for p in notebooks(root) if (m := default_exp(p))]
+    taken = TORCH_SIDE | FASTAI | {'gradio', 'nbdev', 'pytest', 'jsonschema', 'matplotlib', 'sklearn'}
+    return ([f'two notebooks write {m}.py' for m in sorted({m for m in mods if mods.count(m) > 1})]
+            + [f'module {m} is named like a package' for m in mods if m in taken]
+            + [f'{p.name} is named like a package' for p in notebooks(root) if re.sub(r'^\d+_', '', p.stem) in taken])
+
+def orphans(root):
+    "Every module comes from a notebook, and every notebook's module is there."
+    mods, own = modules(root), {'__init__', '_modidx'}
+    found = {p.stem for p in (root/LIB).rglob('*.py')} - own
+    return ([f'{LIB}/{o}.py: no notebook writes it' for o in sorted(found - set(mods))]
+            + [f'{LIB}/{o}.py is missing' for o in sorted(set(mods) - found)])
+
+def downward(root):
+    "A module imports only from notebooks with a lower number, and only what its room may."
+    mods, bad = modules(root), []
+    for m, (n, path) in mods.items():
+        if not path.exists(): continue
+        for name, lazy in imports(path):
+            why = not_allowed(m, n, name, lazy, mods)
+            if why: bad.append(f'{m}.py imports {name}: {why}')
+    return bad
+
+def not_allowed(m, n, name, lazy, mods):
+    "Why module `m` of notebook number `n` may not import `name`, or None."
+    if name[0] == '.':
+        k = mods.get(name[1:].split('.')[0], (None,))[0]
+        if k is None: return 'no notebook writes it'
+        if k >= n: return 'upward'
+        return 'a train-side module, at the top' if n >= 20 and 10 <= k < 20 and not lazy else None
+    if name in sys.stdlib_module_names or name == '__future__': return None
+    if name in FASTAI: return None if m in FASTAI_ROOMS else 'fastai belongs to ' + ', '.join(sorted(FASTAI_ROOMS))
+    if n < 10: return None if name in RUN_SIDE else 'not on the run side'
+    if m in TORCH_ROOMS: return None if name in TORCH_SIDE else 'not in a torch room'
+    return 'heavy, at the top' if n >= 20 and not lazy and name not in RUN_SIDE else None
+
+def no_pickle(root):
+    "The run side reads no pickles."
+    return [f'{m}.py: {o[0]}' for m, (n, p) in modules(root).items() if n is not None and n < 10 and p.exists()
+            for o in re.finditer(r'\bpickle\b|allow_pickle\s*=\s*True|torch\.load|\bshelve\b|\bmarshal\b',
+                                 p.read_text(encoding='utf-8'))]
+
+def documented(root):
+    "Public functions and classes: a one-line docstring, and a docment for each parameter."
+    bad = []
+    for m, (_, path) in modules(root).items():
+        if not path.exists(): continue
+        src = path.read_text(encoding='utf-8')
+        for n in ast.parse(src).body:
+            if not isinstance(n, (ast.FunctionDef, ast.ClassDef)) or n.name[0] == '_': continue
+            bad += [f'{m}.{n.name}: {o}' for o in undocumented(n, src.splitlines())]
+            if isinstance(n, ast.ClassDef):
+                bad += [f'{m}.{n.name}.{f.name}: no one-line docstring' for f in n.body
+                        if isinstance(f, ast.FunctionDef) and f.name[0] != '_' and f.name != 'forward'
+                        and not one_line(f)]
+    return bad
+
+def one_line(n):
+    "Whether a function or class has a docstring of one line."
+    doc = ast.get_docstring(n)
+    return bool(doc) and '\n' not in doc
+
+def undocumented(n, lines):
+    "What a public function or class lacks."
+    if not one_line(n): yield 'no one-line docstring'
+    if not isinstance(n, ast.FunctionDef): return
+    a = n.args
+    for arg in a.posonlyargs + a.args + a.kwonlyargs:
+        if arg.arg not in ('self', 'cls') and '#' not in lines[arg.lineno - 1]: yield f'no docment for {arg.arg}'
+
+# --- files that must agree
+
+def quarto_yml(root):
+    "_quarto.yml and its copy beside the notebooks (a link does not survive a Windows checkout) agree."
+    a, b = ((root/o/'_quarto.yml').read_text(encoding='utf-8') for o in ('', NBS))
+    return [] if a == b else ['_quarto.yml and nbs/_quarto.yml differ: copy the one at the top']
+
+def readme(root):
+    "README.md is what nbs/index.ipynb gives."
+    from readme import render
+    f = root/'README.md'
+    have = f.read_text(encoding='utf-8') if f.exists() else ''
+    return [] if have == render(root) else ['README.md is not what nbs/index.ipynb gives: make readme']
+
+def with_nbdev(root, code):
+    "Run nbdev code on a copy of the project: the files that changed, came or went."
+    with tempfile.TemporaryDirectory() as tmp:
+        new = Path(tmp)/'copy'
+        new.mkdir()
+        for o in ('settings.ini', 'pyproject.toml'):
+            if (root/o).exists(): (new/o).write_bytes((root/o).read_bytes())
+        for o in (LIB, NBS): copytree(root/o, new/o, ignore=ignore_patterns('__pycache__', '.ipynb_checkpoints'))
+        before = contents(new)
+        r = subprocess.run([sys.executable, '-c', code], cwd=new, capture_output=True, text=True)
+        if r.returncode: return [f'nbdev failed: {r.stderr.strip().splitlines()[-1:]}']
+        after = contents(new)
+    return [f'{o} changes' for o in sorted(before.keys() | after.keys()) if before.get(o) != after.get(o)]
+
+def contents(folder):
+    "Relative path -> bytes of every file, line ends aside."
+    return {o.relative_to(folder).as_posix(): o.read_bytes().replace(b'\r\n', b'\n')
+            for o in folder.rglob('*') if o.is_file() and '__pycache__' not in o.parts}
+
+def clean(root):
+    "nbdev_clean changes nothing."
+    return with_nbdev(root, 'from nbdev.clean import nbdev_clean; nbdev_clean.__wrapped__()')
+
+def exported(root):
+    "nbdev_export, and the site's settings that nbdev writes, change nothing and leave nothing new."
+    return with_nbdev(root, 'from nbdev.doclinks import nbdev_export; from nbdev.quarto import refresh_quarto_yml\n'
+                            'nbdev_export.__wrapped__(); refresh_quarto_yml()')
+
+RULES = [ids, magics, directives_first, lone_imports, no_errors, sizes, sidebar, one_home, orphans, downward, no_pickle,
+         documented, quarto_yml, readme, clean, exported]
