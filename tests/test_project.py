@@ -73,6 +73,8 @@ BROKEN = {
     'shell line': ('magics', lambda p: again(p, fun='#| export\n!ls')),
     'comment above': ('directives_first', lambda p: again(p, fun='# why\n#| export\nx = 1')),
     'import beside code': ('lone_imports', lambda p: again(p, imports='#| export\nimport json\nx = 1')),
+    'import in a test cell': ('lone_imports', lambda p: again(p, test='import json\njson.dumps(1)')),
+    'import within a test cell': ('lone_imports', lambda p: again(p, test='def f():\n    import json\nx = f()')),
     'error output': ('no_errors', lambda p: again(p, test=code('1/0', dict(
         output_type='error', ename='ZeroDivisionError', evalue='', traceback=[])))),
     'traceback as text': ('no_errors', lambda p: again(p, test=code('f()', dict(

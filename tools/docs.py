@@ -1,0 +1,89 @@
+"""`make docs`: the site, into _docs. By Quarto where it is installed; else a plain preview, made with pandoc.
+
+Both show what nbdev makes of the notebooks: API documentation, links between symbols, hidden cells left out."""
+import html, json, os, re, shutil, subprocess, sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+from env import ROOT, settings
+from pages import markdown
+
+HERE, DOCS, NBS = Path(__file__).parent, ROOT/'_docs', ROOT/'nbs'
+
+def process():
+    "Run nbdev's own processing of all notebooks; the folder with the results."
+    from nbdev.quarto import refresh_quarto_yml
+    from nbdev.serve import proc_nbs
+    os.environ['PYTHONPATH'] = str(ROOT)
+    refresh_quarto_yml()
+    return Path(proc_nbs(str(NBS), n_workers=min(4, os.cpu_count() or 1), force=True))
+
+def by_quarto(cache):
+    "Render the processed notebooks with Quarto."
+    subprocess.run(['quarto', 'render', '--no-execute'], cwd=cache, check=True)
+    shutil.rmtree(DOCS, ignore_errors=True)
+    shutil.move(cache/DOCS.name, DOCS)
+
+def sidebar():
+    "[(section or None, [notebook stem, ...])] from nbs/sidebar.yml, notebooks that are there only."
+    import yaml
+    out = [(None, [])]
+    for o in yaml.safe_load((NBS/'sidebar.yml').read_text(encoding='utf-8'))['website']['sidebar']['contents']:
+        if isinstance(o, str): out[0][1].append(Path(o).stem)
+        else: out.append((o['section'], [Path(p).stem for p in o['contents']]))
+    return [(s, [p for p in ps if (NBS/f'{p}.ipynb').exists()]) for s, ps in out]
+
+def title(nb):
+    "The notebook's title: its front matter as nbdev has read it, or its first heading."
+    src = '\n'.join(''.join(c['source']) for c in nb['cells'][:3])
+    m = re.search(r'(?m)^title:\s*[\'"]?(.+?)[\'"]?\s*$|^#\s+(.+)$', src)
+    return (m[1] or m[2]).strip() if m else 'untitled'
+
+def nav(here, titles):
+    "The list of pages, as HTML."
+    link = lambda p: f'<a href="{p}.html"{" class=here" if p == here else ""}>{html.escape(titles[p])}</a>'
+    return '\n'.join((f'<h2>{html.escape(s)}</h2>' if s else '') + ''.join(map(link, ps)) for s, ps in sidebar() if ps)
+
+def front_matter(md):
+    "Front matter as pandoc's: the title is in the template, the description a line under it."
+    m = re.match(r'\s*---\n(.*?)\n---\n', md, re.S)
+    if not m: return md
+    d = re.search(r'(?m)^description:\s*[\'"]?(.+?)[\'"]?\s*$', m[1])
+    return f'# {re.search("(?m)^title: *(.+)$", m[1])[1].strip(chr(34) + chr(39))}\n\n' + (
+        f'::: lead\n{d[1]}\n:::\n\n' if d else '') + md[m.end():]
+
+def page(stem, nb, titles, cfg):
+    "One notebook as one page."
+    import pypandoc
+    if nb['cells'] and nb['cells'][0]['cell_type'] == 'raw': nb['cells'][0]['cell_type'] = 'markdown'
+    md = front_matter(markdown(nb, DOCS/'img', 'img'))
+    md = re.sub(r'\]\((?!https?:|#|/)([\w./-]+)\.ipynb', r'](\1.html', md)
+    md = md.replace(cfg['doc_host'] + cfg['doc_baseurl'] + '/', '')        # links between symbols: to these pages
+    nav_file = DOCS/'nav.txt'
+    nav_file.write_text(nav(stem, titles), encoding='utf-8')
+    fmt = 'markdown+lists_without_preceding_blankline+autolink_bare_uris-yaml_metadata_block-implicit_figures'
+    pypandoc.convert_text(md, 'html5', format=fmt, outputfile=str(DOCS/f'{stem}.html'), extra_args=[
+        '--standalone', '--toc', '--toc-depth=3', f'--template={HERE/"page.html"}', '--mathml',
+        '-M', f'pagetitle={titles[stem]}', '-M', f'site={cfg["title"]}', '-M', f'repo={cfg["git_url"]}',
+        '-M', f'nb={stem}', f'--include-before-body={nav_file}'])
+
+def by_pandoc(cache):
+    "A plain preview of the site: one page a notebook, a sidebar, pictures."
+    shutil.rmtree(DOCS, ignore_errors=True)
+    DOCS.mkdir()
+    nbs = {p.stem: json.loads(p.read_text(encoding='utf-8')) for p in sorted(cache.glob('*.ipynb'))}
+    titles = {k: title(v) for k, v in nbs.items()}
+    for stem, nb in nbs.items(): page(stem, nb, titles, settings())
+    (DOCS/'nav.txt').unlink()
+    return len(nbs)
+
+def main():
+    cache = process()
+    if shutil.which('quarto') and '--plain' not in sys.argv:
+        by_quarto(cache)
+        return print('Rendered by Quarto: _docs/index.html')
+    n = by_pandoc(cache)
+    if not n: sys.exit('no notebook was rendered')
+    print(f'Quarto is not installed, so this is a plain preview, not the published site: {n} pages, _docs/index.html')
+
+if __name__ == '__main__': main()
