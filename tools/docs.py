@@ -14,7 +14,7 @@ def process():
     "Run nbdev's own processing of all notebooks; the folder with the results."
     from nbdev.quarto import refresh_quarto_yml
     from nbdev.serve import proc_nbs
-    os.environ['PYTHONPATH'] = str(ROOT)
+    os.environ.update(PYTHONPATH=str(ROOT), PYTHONWARNINGS='ignore', MPLBACKEND='agg')
     refresh_quarto_yml()
     return Path(proc_nbs(str(NBS), n_workers=min(4, os.cpu_count() or 1), force=True))
 
@@ -33,30 +33,29 @@ def sidebar():
         else: out.append((o['section'], [Path(p).stem for p in o['contents']]))
     return [(s, [p for p in ps if (NBS/f'{p}.ipynb').exists()]) for s, ps in out]
 
+def front_matter(src):
+    "The front matter that nbdev puts on top of a page as a dict, and what comes below it."
+    import yaml
+    m = re.match(r'\s*---\n(.*?)\n---\s*(?:\n|$)', src, re.S)
+    return (yaml.safe_load(m[1]) or {}, src[m.end():]) if m else ({}, src)
+
 def title(nb):
     "The notebook's title: its front matter as nbdev has read it, or its first heading."
-    src = '\n'.join(''.join(c['source']) for c in nb['cells'][:3])
-    m = re.search(r'(?m)^title:\s*[\'"]?(.+?)[\'"]?\s*$|^#\s+(.+)$', src)
-    return (m[1] or m[2]).strip() if m else 'untitled'
+    src = '\n\n'.join(''.join(c['source']) for c in nb['cells'][:3])
+    m = re.search(r'(?m)^#\s+(.+)$', src)
+    return front_matter(src)[0].get('title') or (m[1].strip() if m else 'untitled')
 
 def nav(here, titles):
     "The list of pages, as HTML."
     link = lambda p: f'<a href="{p}.html"{" class=here" if p == here else ""}>{html.escape(titles[p])}</a>'
     return '\n'.join((f'<h2>{html.escape(s)}</h2>' if s else '') + ''.join(map(link, ps)) for s, ps in sidebar() if ps)
 
-def front_matter(md):
-    "Front matter as pandoc's: the title is in the template, the description a line under it."
-    m = re.match(r'\s*---\n(.*?)\n---\n', md, re.S)
-    if not m: return md
-    d = re.search(r'(?m)^description:\s*[\'"]?(.+?)[\'"]?\s*$', m[1])
-    return f'# {re.search("(?m)^title: *(.+)$", m[1])[1].strip(chr(34) + chr(39))}\n\n' + (
-        f'::: lead\n{d[1]}\n:::\n\n' if d else '') + md[m.end():]
-
 def page(stem, nb, titles, cfg):
     "One notebook as one page."
     import pypandoc
     if nb['cells'] and nb['cells'][0]['cell_type'] == 'raw': nb['cells'][0]['cell_type'] = 'markdown'
-    md = front_matter(markdown(nb, DOCS/'img', 'img'))
+    meta, md = front_matter(markdown(nb, DOCS/'img', 'img'))
+    if meta: md = f'# {meta["title"]}\n\n::: lead\n{meta.get("description", "")}\n:::\n\n{md}'
     md = re.sub(r'\]\((?!https?:|#|/)([\w./-]+)\.ipynb', r'](\1.html', md)
     md = md.replace(cfg['doc_host'] + cfg['doc_baseurl'] + '/', '')        # links between symbols: to these pages
     nav_file = DOCS/'nav.txt'

@@ -22,6 +22,7 @@ def picture(kind, data, folder, link):
 
 def output(o, folder, link):
     "One stored output as Markdown."
+    if o.get('name') == 'stderr': return ''
     if o['output_type'] == 'stream': return fence(''.join(o['text']).rstrip('\n'), '{.output}') if o['text'] else ''
     data = {k: ''.join(v) for k, v in o.get('data', {}).items()}
     for k in ('image/svg+xml', 'image/png', 'image/jpeg'):
