@@ -270,3 +270,7 @@ def exported(root):
 
 RULES = [ids, magics, directives_first, lone_imports, no_errors, sizes, sidebar, one_home, orphans, downward, no_pickle,
          documented, quarto_yml, readme, clean, exported]
+
+if __name__ == '__main__':    # python tools/rules.py [part of a place]: what is wrong now
+    here = Path(__file__).resolve().parent.parent
+    print('\n'.join(f'{r.__name__}: {o}' for r in RULES for o in r(here) if not sys.argv[1:] or sys.argv[1] in o))
