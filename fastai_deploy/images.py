@@ -7,7 +7,6 @@ __all__ = ['open_image']
 
 # %% ../nbs/01_images.ipynb #imports
 import io, os, struct, threading
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
@@ -128,7 +127,7 @@ def _name(x):
 
 # %% ../nbs/01_images.ipynb #open
 def open_image(
-    x,                      # Path, bytes, binary file object, PIL image, or uint8 array [H,W,3] ([H,W] too for mode 'L')
+    x,                      # Path, bytes, binary file, PIL image, or uint8 array [H,W,3] ([H,W] too for mode 'L')
     mode:str='RGB',         # Mode of the Learner's pictures: 'RGB' or 'L'
     exif:bool=False,        # Turn the picture upright as EXIF says? fastai does not
     max_pixels:int|None=50_000_000, # Refuse pictures of more pixels (width times height); None: no limit
