@@ -60,7 +60,7 @@ def center_crop_pad(
     return crop_pad(img, size, pad_mode=pad_mode)
 
 # %% ../nbs/02_transforms.ipynb #resize
-RESAMPLES = {o.name.lower(): o for o in Image.Resampling}  # nearest, box, bilinear, hamming, bicubic, lanczos
+RESAMPLES = {o: Image.Resampling[o.upper()] for o in ('nearest','box','bilinear','hamming','bicubic','lanczos')}
 
 def _resample(img, size, resample):
     "`img` at `size` (height, width)"
