@@ -107,8 +107,8 @@ def _int_to_float(hw, channels, div=255.): return IntToFloat(div)
 
 def _normalize(hw, channels, mean, std):
     if len(mean) != len(std) or len(mean) not in (1, channels):
-        raise UnsupportedError(f'normalize has {len(mean)} means and {len(std)} stds, pictures have {channels} channels: '
-                               'give one of each per channel')
+        raise UnsupportedError(f'normalize has {len(mean)} means and {len(std)} stds, pictures have {channels} '
+                               'channels: give one of each per channel')
     return NormalizeBatch(mean, std)
 
 def _fixed(hw, op):
