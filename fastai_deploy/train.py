@@ -49,11 +49,11 @@ def digits_learner(
 # %% ../nbs/11_train.ipynb #train
 def train_digits(
     path:str|Path=None, # The folder that `digits` returns; written if not given
-    epochs:int=6,       # Passes over the training pictures
+    epochs:int=5,       # Passes over the training pictures
     lr:float=5e-3,      # Highest learning rate of the cycle
     verbose:bool=True,  # Print one line per epoch when done
     **kwargs            # For `digits_learner`: `arch`, `size`, `seed`, ...
-)->Learner: # Trained: about 98 % right after six epochs
+)->Learner: # Trained: about 98 % right after five epochs
     "A Learner that reads the digits, trained from scratch"
     learn = digits_learner(path, **kwargs)
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(epochs, lr)
