@@ -29,7 +29,7 @@ def pytest(env, *args, slow=False):
     with tempfile.TemporaryDirectory() as tmp:
         xml = Path(tmp)/'junit.xml'
         # one thread per process: two test processes on two cores; matplotlib without a screen
-        vars = dict(os.environ, OMP_NUM_THREADS='1', MPLBACKEND='agg', PYTHONUTF8='1',
+        vars = dict(os.environ, OMP_NUM_THREADS='1', OMP_WAIT_POLICY='PASSIVE', MPLBACKEND='agg', PYTHONUTF8='1',
                     FASTAI_DEPLOY_FLAGS='slow' if slow else '')
         cmd = [python_of(env), '-m', 'pytest', f'--junitxml={xml}', *args]
         rc = subprocess.run([str(o) for o in cmd], cwd=ROOT, env=vars).returncode

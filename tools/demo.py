@@ -1,8 +1,11 @@
 """`make demo`: train the sample model, export it, prove it, then predict where there is no fastai and no torch.
 
 Everything that it makes is in demo_out/."""
-import json, subprocess, sys, time
+import json, os, subprocess, sys, time, warnings
 from pathlib import Path
+
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')     # idle threads sleep: kind to a busy machine
+warnings.filterwarnings('ignore', category=FutureWarning)   # torch, about its own future
 
 sys.path.insert(0, str(Path(__file__).parent))
 from env import ROOT, python_of
