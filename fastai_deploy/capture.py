@@ -25,6 +25,7 @@ from fasttransform import ItemTransform, Transform
 from PIL import Image
 from torch import nn
 
+from .batch import batch_size_after
 from .rebuild import describe_net
 from .spec import Input, Output, Spec, UnsupportedError
 from .transforms import item_size
@@ -246,6 +247,6 @@ def capture(
         raise UnsupportedError('the pictures have different sizes after the item transforms: add one that sets a size, such as '
                                'Resize or CropPad, or pass dynamic_hw=True if the net takes any size')
     model = deepcopy(learn.model).cpu().float().eval()
-    spec = Spec(input=inp, item=item, batch=batch, net=describe_net(model, getattr(learn, 'arch', None)),
+    spec = Spec(input=inp, item=item, batch=batch, net=describe_net(model, getattr(learn, 'arch', None), size=batch_size_after(batch, inp.size)),
                 output=Output(classes=len(vocab), activation=find_activation(learn.loss_func, len(vocab))), made_by=versions())
     return Captured(spec, vocab, model)

@@ -47,8 +47,8 @@ class Tracer:
     "Traces pictures through a bundle's own graph"
     def __init__(self, model:Model):
         self.model = model
-        self.session = make_session(tap(model.bundle.read('model.onnx'), 'net_input', 'logits'),
-                                    model.session.get_providers())
+        hidden = {'net_input', 'logits'} - {o.name for o in model.session.get_outputs()}
+        self.session = make_session(tap(model.bundle.read('model.onnx'), *sorted(hidden)), model.session.get_providers())
 
     def __call__(self,
         x,            # What `Model.predict` takes
@@ -98,7 +98,7 @@ def compare(
 )->dict: # stage -> how much they differ
     "How much two traces of one picture differ at each stage"
     batch = ours.batch if theirs.batch.ndim > 1 else sample(ours.batch)
-    scale = max(np.abs(theirs.net).max(initial=0), 1e-3)
+    scale = max(float(np.abs(theirs.net).max(initial=0)), 1e-3)
     return dict(open=byte_diff(ours.open, theirs.open), item=byte_diff(ours.item, theirs.item),
                 batch=float_diff(batch, theirs.batch), net=float_diff(ours.net, theirs.net)/scale,
                 answer=float_diff(ours.probs, theirs.probs))
