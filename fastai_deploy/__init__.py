@@ -1,0 +1,22 @@
+"Take a fastai Learner out of fastai: one safe bundle, the same predictions everywhere, with the proof inside"
+__version__ = "0.0.1"
+# Written by hand; nbdev keeps the version line. A name is looked up when it is first used, so that the import costs
+# nothing and the run side never meets torch.
+
+_homes = dict(exporting='export', verifying='verify', webdemo='demo', runtime='load Model Golden', decode='Prediction',
+    bundle='Bundle open_bundle', parity='Parity',
+    spec='Spec FastaiDeployError BundleError ImageError UnsupportedError ParityError MissingExtraError')
+_home = {name: home for home, names in _homes.items() for name in names.split()}
+
+def __getattr__(name):
+    from importlib import import_module
+    if name not in _home: raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    try: globals()[name] = value = getattr(import_module(f'{__name__}.{_home[name]}'), name)
+    except ModuleNotFoundError as e:
+        if (e.name or '').startswith(__name__): raise
+        from .spec import MissingExtraError
+        extra = '[export]' if name == 'export' else ''
+        raise MissingExtraError(f"fastai_deploy.{name} needs {e.name}: pip install 'fastai_deploy{extra}'") from e
+    return value
+
+def __dir__(): return sorted({*globals(), *_home})
