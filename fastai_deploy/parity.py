@@ -205,15 +205,19 @@ def check(
 Parity.check = check
 
 # %% ../nbs/06_parity.ipynb #golden
+def _floats(a:np.ndarray)->list:
+    "float32 values with as many digits as tell them apart"
+    return [float(str(v)) for v in a.astype(np.float32)]
+
 def golden_entry(
     t:Trace,  # fastai's trace of a picture
     file:str, # The picture's name in the bundle's `golden/`
     index:int,# The class's place in the vocab
 )->dict: # Its entry in golden/golden.json
     "What a bundle remembers of a picture"
-    return dict(file=file, name=t.name, label=t.label, index=index, probs=t.probs.tolist(),
+    return dict(file=file, name=t.name, label=t.label, index=index, probs=_floats(t.probs),
                 stages=dict(open=fingerprint(t.open), item=fingerprint(t.item),
-                            batch=sample(t.batch).tolist(), net=t.net.tolist()))
+                            batch=_floats(sample(t.batch)), net=_floats(t.net)))
 
 def golden_trace(g:Golden, name:str='')->Trace:
     "The trace that golden `g` remembers"
