@@ -15,8 +15,8 @@ class Watch:
     "An import hook that finds nothing and writes down what was asked for."
     def find_spec(self, name, path=None, target=None):
         if name.split('.')[0] in FORBIDDEN:
-            f = sys._getframe()
-            while 'importlib' in f.f_code.co_filename or f.f_code.co_filename == __file__: f = f.f_back
+            f = sys._getframe(1)
+            while f.f_back and 'importlib' in f.f_code.co_filename: f = f.f_back
             tried.append(f'{name} by {Path(f.f_code.co_filename).name}')
 
 sys.meta_path.insert(0, Watch())
