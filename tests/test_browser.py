@@ -1,0 +1,111 @@
+"The demo's pages in a real browser: upload a picture, see the right label. On the screen of a desk and of a phone."
+import os, re, shutil
+
+import pytest
+
+gr = pytest.importorskip('gradio')
+sync = pytest.importorskip('playwright.sync_api')
+
+CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome', 'chrome', 'msedge'))), None)
+
+@pytest.fixture(scope='module')
+def browser():
+    "A headless Chromium: the system's, else playwright's own."
+    with sync.sync_playwright() as p:
+        try: b = p.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox'])
+        except sync.Error as e: pytest.skip(f'no Chromium on this machine: {str(e).splitlines()[0]}')
+        yield b
+        b.close()
+
+@pytest.fixture(scope='module')
+def picture():
+    "A digit that says what it is."
+    from fastai_deploy.data import digits
+    return sorted((digits()/'nine').iterdir())[3]
+
+@pytest.fixture(scope='module')
+def site(digits_bundle):
+    "The page of the sample bundle, served."
+    import fastai_deploy as fd
+    page = fd.demo(digits_bundle, prevent_thread_lock=True, quiet=True)
+    yield page
+    page.close(verbose=False)
+
+@pytest.fixture(scope='module')
+def twin(digits_bundle, digits_learner):
+    "The page with two answers, served."
+    import fastai_deploy as fd
+    page = fd.demo(digits_bundle, digits_learner, prevent_thread_lock=True, quiet=True)
+    yield page
+    page.close(verbose=False)
+
+UPLOAD, RESULT = '#picture input[type=file]', '[data-testid=label-output-value]'
+
+def visit(browser, site, width=1280, height=900):
+    "A tab that shows the site, and notes where it asked for anything and what went wrong."
+    tab = browser.new_page(viewport=dict(width=width, height=height))
+    tab.hosts, tab.faults = set(), []
+    tab.on('request', lambda r: tab.hosts.add(re.sub(r'^(\w+:/*[^/]*).*', r'\1', r.url)) if r.url[:4] == 'http' else None)
+    tab.on('pageerror', lambda e: tab.faults.append(str(e)))
+    tab.goto(site.local_url)
+    tab.wait_for_selector(UPLOAD, state='attached')
+    return tab
+
+def shown(tab, box='#ours'):
+    "(label, percent) of the best class, when it has come."
+    tab.wait_for_selector(f'{box} {RESULT}', timeout=30_000)
+    return tab.locator(f'{box} {RESULT}').inner_text().strip(), tab.locator(f'{box} dl, {box}').first.inner_text()
+
+def shot(tab, name):
+    "Keep a picture of the page where the caller wants one."
+    if d := os.environ.get('FASTAI_DEPLOY_SHOTS'): tab.screenshot(path=os.path.join(d, f'{name}.png'), full_page=True)
+
+@pytest.mark.parametrize('width,height', [(1280, 900), (390, 844)], ids=['desk', 'phone'])
+def test_upload(browser, site, digits_bundle, picture, width, height):
+    "The label and its percentage are the model's; the page fits the screen and asks nobody else for anything."
+    import fastai_deploy as fd
+    tab = visit(browser, site, width, height)
+    p = fd.load(digits_bundle).predict(picture)
+    tab.set_input_files(UPLOAD, picture)
+    label, text = shown(tab)
+    assert label == p.label == 'nine' and f'{p.probs.max():.0%}' in text
+    tab.get_by_text('The proof').click()
+    tab.get_by_text('labels equal').wait_for()
+    shot(tab, f'page-{width}')
+    assert tab.evaluate('document.documentElement.scrollWidth') <= width
+    assert tab.hosts == {site.local_url.rstrip('/')} and tab.faults == []
+    tab.close()
+
+def test_examples(browser, site, digits_bundle):
+    "A click on a golden gives the golden's answer."
+    import fastai_deploy as fd
+    tab, goldens = visit(browser, site), fd.load(digits_bundle).goldens()
+    tab.wait_for_selector('button.gallery-item')
+    assert tab.locator('button.gallery-item').count() == len(goldens)
+    tab.locator('button.gallery-item').nth(2).click()
+    label, text = shown(tab)
+    assert label == goldens[2].label and f'{goldens[2].probs.max():.0%}' in text
+    tab.close()
+
+def test_bad_picture(browser, site, picture, tmp_path):
+    "The reason is shown, with the file's own name; the next picture is answered."
+    tab = visit(browser, site)
+    (tmp_path/'page.jpg').write_text('<html>not found</html>', encoding='utf-8')
+    tab.set_input_files(UPLOAD, tmp_path/'page.jpg')
+    tab.get_by_text('page.jpg: not a picture').first.wait_for()
+    shot(tab, 'refused')
+    tab.get_by_label('Remove Image').click()
+    tab.set_input_files(UPLOAD, picture)
+    assert shown(tab)[0] == 'nine'
+    tab.close()
+
+def test_twin(browser, twin, picture):
+    "Both answer, they agree, and how far they are from each other is there to read."
+    tab = visit(browser, twin)
+    tab.set_input_files(UPLOAD, picture)
+    assert shown(tab, '#theirs') == tuple(o.replace('Bundle', 'fastai') for o in shown(tab))
+    assert shown(tab)[0] == 'nine'
+    said = tab.locator('#difference').inner_text()
+    assert 'Both say nine.' in said and float(re.search(r'[\d.]+e-\d+', said)[0]) <= 1e-5
+    shot(tab, 'twin')
+    tab.close()
