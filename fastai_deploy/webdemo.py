@@ -56,7 +56,8 @@ def both_answers(
     with _one_at_a_time, learn.no_bar(), learn.no_logging(): label,_,probs = learn.predict(file)
     theirs,p = probs.cpu().numpy(),model.predict(file)
     diff = float(np.abs(theirs-p.probs).max())
-    same = f'Both say **{p.label}**.' if str(label) == p.label else f'fastai says **{label}**, the bundle **{p.label}**!'
+    agree = str(label) == p.label
+    same = f'Both say **{p.label}**.' if agree else f'fastai says **{label}**, the bundle **{p.label}**!'
     return (_shown(theirs, model.vocab, topk), ours,
             f'{same} Largest difference between their {len(theirs)} probabilities: **{diff:.1e}**')
 
@@ -66,8 +67,8 @@ def _headline(model:Model)->str:
     vocab,net = model.vocab,model.spec.net
     what = f"A **{net['arch']}**" if 'arch' in net else 'A net'
     names = ', '.join(vocab[:12]) + (f' … and {len(vocab)-12} more' if len(vocab) > 12 else '')
-    return (f'# {model.path.stem}\n{what} that tells {len(vocab)} classes apart: {names}. Trained with fastai; what answers '
-            'here is its bundle, on onnxruntime.')
+    return (f'# {model.path.stem}\n{what} that tells {len(vocab)} classes apart: {names}. Trained with fastai; what '
+            'answers here is its bundle, on onnxruntime.')
 
 def _proof(model:Model)->str:
     "The proof table, in Markdown"
@@ -104,16 +105,17 @@ def demo_page(
                     outs.append(gr.Markdown(elem_id='difference'))
                     fn = partial(both_answers, model, learn, topk=topk)
         _examples(gr, model, image)
-        with gr.Accordion('The proof: how far it is from learn.predict', open=False): gr.Markdown(_proof(model), elem_id='proof')
-        image.change(lambda file: fn(file), image, outs, api_name='predict', trigger_mode='always_last', concurrency_limit=4,
-                     show_progress='minimal')
+        with gr.Accordion('The proof: how far it is from learn.predict', open=False):
+            gr.Markdown(_proof(model), elem_id='proof')
+        image.change(lambda file: fn(file), image, outs, api_name='predict', trigger_mode='always_last',
+                     concurrency_limit=4, show_progress='minimal')
     return page
 
 # %% ../nbs/21_demo.ipynb #look
 _css = '''
 .gradio-container { max-width: 1000px !important; margin: 0 auto !important; }
 #headline h1 { margin-bottom: .3em; }
-#proof { overflow-x: auto; max-width: calc(100vw - 6em); }
+#proof { overflow-x: auto; max-width: calc(100vw - 7em); }
 #proof table { font-variant-numeric: tabular-nums; }
 #proof :is(th, td) { padding: .3em .6em; white-space: nowrap; }
 #picture img { width: 100%; height: 100%; object-fit: contain; }
@@ -122,7 +124,8 @@ _css = '''
 
 def _settings(gr)->dict:
     "How the page is served, unless told otherwise"
-    theme = gr.themes.Soft(primary_hue='teal', font=['system-ui', 'sans-serif'], font_mono=['ui-monospace', 'monospace'])
+    fonts = dict(font=['system-ui', 'sans-serif'], font_mono=['ui-monospace', 'monospace'])
+    theme = gr.themes.Soft(primary_hue='teal', **fonts)
     return dict(theme=theme, css=_css, footer_links=['api'], show_error=True, ssr_mode=False, max_file_size='64mb')
 
 # %% ../nbs/21_demo.ipynb #demo

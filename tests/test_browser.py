@@ -6,7 +6,8 @@ import pytest
 gr = pytest.importorskip('gradio')
 sync = pytest.importorskip('playwright.sync_api')
 
-CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome', 'chrome', 'msedge'))), None)
+NAMES = 'chromium', 'chromium-browser', 'google-chrome', 'chrome', 'msedge'
+CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
 
 @pytest.fixture(scope='module')
 def browser():
@@ -45,7 +46,8 @@ def visit(browser, site, width=1280, height=900):
     "A tab that shows the site, and notes where it asked for anything and what went wrong."
     tab = browser.new_page(viewport=dict(width=width, height=height))
     tab.hosts, tab.faults = set(), []
-    tab.on('request', lambda r: tab.hosts.add(re.sub(r'^(\w+:/*[^/]*).*', r'\1', r.url)) if r.url[:4] == 'http' else None)
+    host = lambda url: re.sub(r'^(\w+:/*[^/]*).*', r'\1', url)
+    tab.on('request', lambda r: tab.hosts.add(host(r.url)) if r.url.startswith('http') else None)
     tab.on('pageerror', lambda e: tab.faults.append(str(e)))
     tab.goto(site.local_url)
     tab.wait_for_selector(UPLOAD, state='attached')

@@ -52,7 +52,8 @@ def test_refusals(args, code, said, tmp_path):
 def test_no_torch(digits_bundle, photos):
     "predict, info and verify with goldens never import torch or fastai."
     code = ('import sys; from fastai_deploy.cli import main\n'
-            'code = main(); heavy = {"torch", "fastai", "timm", "gradio", "onnx"} & {o.split(".")[0] for o in sys.modules}\n'
+            'code, loaded = main(), {o.split(".")[0] for o in sys.modules}\n'
+            'heavy = {"torch", "fastai", "timm", "gradio", "onnx"} & loaded\n'
             'sys.exit(code or f"imported: {heavy}" if heavy else code)')
     for args in (['predict', digits_bundle, photos], ['info', digits_bundle], ['verify', digits_bundle]):
         r = cli(*args, code=code)

@@ -28,7 +28,7 @@ def test_run_side_names(name):
 def test_every_name():
     for name in fd._home: assert getattr(fd, name).__name__ == name
     assert set(fd._home) <= set(dir(fd))
-    with pytest.raises(AttributeError, match="no attribute 'exports'"): fd.exports
+    with pytest.raises(AttributeError, match="no attribute 'exports'"): _ = fd.exports
     assert not hasattr(fd, '__wrapped__')
 
 def test_errors_are_a_family():
