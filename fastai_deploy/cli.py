@@ -192,7 +192,7 @@ def _export_args(p)->None:
     "Arguments of fastai-deploy export"
     p.add_argument('model', help='a file that learn.export made; only one that you trust: opening it runs its code')
     p.add_argument('-o', '--output', help='the bundle to make: a folder, or a .zip (default: MODEL without .pkl)')
-    p.add_argument('--pictures', nargs='+', default=[], metavar='PICTURE', help='for the proof: a few validation pictures')
+    p.add_argument('--pictures', nargs='+', default=[], metavar='PICTURE', help='for the proof: a few are enough')
     p.add_argument('--goldens', type=int, default=8, metavar='N', help='how many of them (default: %(default)s)')
     p.add_argument('--overwrite', action='store_true', help='replace a bundle that is there')
     p.add_argument('--size', nargs=2, type=int, metavar=('HEIGHT', 'WIDTH'), help='where no transform says it')
