@@ -60,7 +60,7 @@ class Bundle:
         if name not in self: raise BundleError(f'{self.path}: no {name} in this bundle')
         data = self.source.read(name)
         if digest(data) != self.spec.files[name]:
-            raise BundleError(f'{self.path}: {name} was altered after the export: its hash is not the one in bundle.json')
+            raise BundleError(f'{self.path}: {name} was altered after the export: not the hash that bundle.json has')
         return data
 
     def vocab(self)->list: # Class names, in output order
@@ -84,6 +84,7 @@ def _read_spec(source, path:Path, sizes:dict, limit:int=16_000_000)->Spec:
     if sizes['bundle.json'] > limit: raise BundleError(f'{path}: bundle.json is larger than {limit} bytes')
     return Spec.from_json(source.read('bundle.json'))
 
+# %% ../nbs/04_bundle.ipynb #open-compare
 def _compare(path:Path, want:dict, have:dict)->None:
     "Raise unless the files that are there are those of the spec, with their lengths"
     faults = {'is missing': want.keys() - have.keys(), 'is not in bundle.json': have.keys() - want.keys(),
@@ -102,7 +103,8 @@ def open_bundle(
         source = _source(path)
         have = source.sizes()
         spec = _read_spec(source, path, have)
-        _compare(path, {n:o['bytes'] for n,o in spec.files.items()}, {n:b for n,b in have.items() if n != 'bundle.json'})
+        del have['bundle.json']
+        _compare(path, {n:o['bytes'] for n,o in spec.files.items()}, have)
         bundle = Bundle(path, source, spec)
         for n in spec.files if check else (): bundle.read(n)
     except (OSError, UnicodeDecodeError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as e:
@@ -134,6 +136,7 @@ def _swap(new:Path, path:Path)->None:
         raise
     shutil.rmtree(old, ignore_errors=True)
 
+# %% ../nbs/04_bundle.ipynb #write-zip
 def _zip_bytes(files:dict)->bytes:
     "A zip of `files`, stored without compression: weights do not shrink"
     out = io.BytesIO()
@@ -165,6 +168,7 @@ def write_bundle(
     finally: shutil.rmtree(tmp, ignore_errors=True)
     return path
 
+# %% ../nbs/04_bundle.ipynb #update-code
 def update_bundle(
     bundle:Bundle, # An open bundle
     files:dict,    # name -> new content (bytes)

@@ -38,7 +38,8 @@ def is_inactive(
     probe, # Something that the pipeline might hand it: a PIL image or a batch
 )->bool: # True only if it is sure
     "Whether transform `t` does nothing at validation"
-    if not isinstance(t, Transform) or type(t).__call__ not in _calls or type(t)._call is not Transform._call: return False
+    cls = type(t)
+    if not isinstance(t, Transform) or cls.__call__ not in _calls or cls._call is not Transform._call: return False
     if t.split_idx != 0 or isinstance(t, AffineCoordTfm): return False
     return all(deepcopy(t)(probe, split_idx=1) is probe for _ in range(3))
 
@@ -66,7 +67,8 @@ def _resample(mode)->str: return Image.Resampling(mode).name.lower()
 def _(t): return dict(op='resize', size=_hw(t.size), method=t.method, pad_mode=t.pad_mode, resample=_resample(t.mode))
 
 @capture_op(_item_ops, RandomResizedCrop)
-def _(t): return dict(op='random_resized_crop', size=_hw(t.size), val_xtra=float(t.val_xtra), resample=_resample(t.mode))
+def _(t): return dict(op='random_resized_crop', size=_hw(t.size), val_xtra=float(t.val_xtra),
+                      resample=_resample(t.mode))
 
 @capture_op(_item_ops, CropPad, OldRandomCrop)
 def _(t): return dict(op='crop_pad', size=_hw(t.size), pad_mode=t.pad_mode)
@@ -80,8 +82,8 @@ def _(t): return None
 # %% ../nbs/15_capture.ipynb #registry-ratio
 @capture_op(_item_ops, RatioResize)
 def _(t):
-    warnings.warn("RatioResize: at validation fastai draws the crop's offset at random (a pixel or two), so learn.predict "
-                  "may differ from call to call; the bundle takes the centre", stacklevel=2)
+    warnings.warn("RatioResize: at validation fastai draws the crop's offset at random (a pixel or two), so "
+                  "learn.predict may differ from call to call; the bundle takes the centre", stacklevel=2)
     return dict(op='ratio_resize', max_size=int(t.max_sz), resample=_resample(t.resamples[0]))
 
 # %% ../nbs/15_capture.ipynb #registry-batch
@@ -108,15 +110,17 @@ def _(t):
 def _describe(t)->str:
     "A transform by class and arguments, in one line"
     args = getattr(t, '__stored_args__', None) or {k:v for k,v in vars(t).items() if not k.startswith('_')}
-    return f"{type(t).__module__}.{type(t).__qualname__}({', '.join(f'{k}={v!r}' for k,v in args.items())})".replace('\n', '')
+    args = ', '.join(f'{k}={v!r}' for k,v in args.items()).replace('\n', '')
+    return f'{type(t).__module__}.{type(t).__qualname__}({args})'
 
+# %% ../nbs/15_capture.ipynb #pipeline-capture
 def _capture(known:dict, t, stage:str, probe):
     "The op of transform `t`, None if it does nothing"
     cls = AffineCoordTfm if isinstance(t, AffineCoordTfm) and type(t).__module__.startswith('fastai.') else type(t)
     if cls in known: return known[cls](t)
     if is_inactive(t, probe): return None
-    raise UnsupportedError(f'{stage}: {_describe(t)} acts at validation and is not known to fastai_deploy: remove it from the '
-                           'DataLoaders (dls.valid), or give it split_idx=0 if it is meant for training only')
+    raise UnsupportedError(f'{stage}: {_describe(t)} acts at validation and is not known to fastai_deploy: remove it '
+                           'from the DataLoaders, or give it split_idx=0 if it is meant for training only')
 
 def item_ops(
     dl,               # The validation DataLoader
@@ -126,6 +130,7 @@ def item_ops(
     probe = cls.create(Image.effect_noise((37, 29), 90).convert(cls._open_args['mode']))
     return [op for t in dl.after_item.fs if (op := _capture(_item_ops, t, 'after_item', probe))]
 
+# %% ../nbs/15_capture.ipynb #pipeline-batch
 def batch_ops(
     dl,             # The validation DataLoader
     channels:int=3, # of its pictures
@@ -140,12 +145,14 @@ def _implementations(t)->list:
     "The functions behind transform `t`"
     return [m.implementation for m in t.encodes.methods] if hasattr(t, 'encodes') else []
 
+# %% ../nbs/15_capture.ipynb #opener-code
 def opener(
     learn:Learner, # A fastai Learner
 )->type: # PILImage or PILImageBW
     "The class that opens a Learner's pictures"
     ds,hint = learn.dls.valid_ds,'build the DataLoaders with a DataBlock or ImageDataLoaders'
-    if not isinstance(ds, Datasets): raise UnsupportedError(f'dls.valid_ds is a {type(ds).__name__}, no fastai Datasets: {hint}')
+    if not isinstance(ds, Datasets):
+        raise UnsupportedError(f'dls.valid_ds is a {type(ds).__name__}, no fastai Datasets: {hint}')
     if ds.n_inp != 1: raise UnsupportedError(f'the Learner takes {ds.n_inp} inputs; only one picture can be exported')
     t = ds.tls[0].tfms.fs[-1]
     for f in _implementations(t):
@@ -162,17 +169,18 @@ def class_names(
     tls = learn.dls.valid_ds.tls
     t = tls[1].tfms.fs[-1] if len(tls) == 2 else None
     if type(t) is not Categorize:
-        raise UnsupportedError(f"the target is made by {_describe(t) if t else 'nothing'}: only single-label classification "
-                               '(CategoryBlock) can be exported')
+        raise UnsupportedError(f"the target is made by {_describe(t) if t else 'nothing'}: only single-label "
+                               'classification (CategoryBlock) can be exported')
     names = [str(o) for o in t.vocab]
     if bad := [n for n in names if '\n' in n or '\r' in n]:
-        raise UnsupportedError(f'class {bad[0]!r} has a line break in its name: vocab.txt has one class a line; rename it')
+        raise UnsupportedError(f'class {bad[0]!r} has a line break in its name, and vocab.txt has one class a line: rename it')
     return names
 
 # %% ../nbs/15_capture.ipynb #activation
 _activations = dict(softmax=lambda x: x.softmax(-1), sigmoid=torch.sigmoid, log_softmax=lambda x: x.log_softmax(-1),
                     identity=lambda x: x)
 
+# %% ../nbs/15_capture.ipynb #find-activation
 def find_activation(
     loss_func, # A Learner's loss function
     classes:int, # How many raw outputs there are
@@ -182,25 +190,26 @@ def find_activation(
     act = getattr(loss_func, 'activation', None) or (lambda x: x)
     x = torch.randn(64, classes, generator=torch.Generator().manual_seed(0))*4
     probs = act(x.clone())
-    res = next((n for n,f in _activations.items() if torch.is_tensor(probs) and probs.shape == x.shape
-                and torch.allclose(f(x), probs.float(), atol=1e-6)), None)
-    if res is None: raise UnsupportedError(f"the activation of loss function {name} is none of {', '.join(_activations)}")
+    res = [n for n,f in _activations.items() if probs.shape == x.shape and torch.allclose(f(x), probs, atol=1e-6)]
+    if not res: raise UnsupportedError(f"the activation of loss function {name} is none of {', '.join(_activations)}")
     decodes = getattr(loss_func, 'decodes', None) or (lambda x: x)
     if not torch.equal(torch.as_tensor(decodes(probs)).float(), probs.argmax(-1).float()):
-        raise UnsupportedError(f'loss function {name} does not decode to the most probable class, so learn.predict names no '
-                               'class: set learn.loss_func = CrossEntropyLossFlat() before the export')
-    return res
+        raise UnsupportedError(f'loss function {name} does not decode to the most probable class, so learn.predict '
+                               'names none: set learn.loss_func = CrossEntropyLossFlat() before the export')
+    return res[0]
 
 # %% ../nbs/15_capture.ipynb #callbacks
 _hooks = 'before_batch', 'after_pred', 'before_validate'
 
-def check_callbacks(learn:Learner)->None:
+def check_callbacks(
+    learn:Learner, # A fastai Learner
+)->None:
     "Raise if a callback from outside fastai may change predictions"
     for cb in learn.cbs:
         if type(cb).__module__.startswith('fastai.') or not cb.run_valid: continue
         if hooks := [h for h in _hooks if getattr(type(cb), h, None) is not getattr(Callback, h, None)]:
-            raise UnsupportedError(f"callback {type(cb).__qualname__} acts at validation ({', '.join(hooks)}): remove it with "
-                                   f'learn.remove_cb({type(cb).__name__}) if predictions do not need it')
+            raise UnsupportedError(f"callback {type(cb).__qualname__} acts at validation ({', '.join(hooks)}): remove it "
+                                   f'with learn.remove_cb({type(cb).__name__}) if predictions do not need it')
 
 # %% ../nbs/15_capture.ipynb #size
 def find_size(
@@ -211,7 +220,8 @@ def find_size(
     if size := item_size(ops): return list(size)
     if ops: return None
     if not len(learn.dls.valid_ds):
-        raise UnsupportedError('no item transform sets a size and this Learner has no pictures to ask: pass size=(height, width)')
+        raise UnsupportedError('no item transform sets a size, and this Learner has no pictures to ask: pass '
+                               'size=(height, width)')
     shapes = {tuple(learn.dls.valid.do_item(i)[0].shape[-2:]) for i in range(min(8, len(learn.dls.valid_ds)))}
     return list(shapes.pop()) if len(shapes) == 1 else None
 
@@ -224,7 +234,7 @@ def versions()->dict: # package → version
         except importlib.metadata.PackageNotFoundError: pass
     return res
 
-# %% ../nbs/15_capture.ipynb #capture
+# %% ../nbs/15_capture.ipynb #captured
 @dataclass
 class Captured:
     "A Learner, written down"
@@ -232,6 +242,7 @@ class Captured:
     vocab:list       # class names, in output order
     model:nn.Module  # a copy of the net: CPU, float32, evaluation mode
 
+# %% ../nbs/15_capture.ipynb #capture
 def capture(
     learn:Learner,           # A fastai Learner, trained, or from `load_learner` of a file you trust
     size:tuple=None,         # (height, width) of its pictures, where no transform says it
@@ -244,9 +255,9 @@ def capture(
     item,batch = item_ops(dl, cls),batch_ops(dl, inp.channels)
     if not dynamic_hw: inp.size = list(size) if size else find_size(learn, item)
     if not dynamic_hw and inp.size is None:
-        raise UnsupportedError('the pictures have different sizes after the item transforms: add one that sets a size, such as '
-                               'Resize or CropPad, or pass dynamic_hw=True if the net takes any size')
+        raise UnsupportedError('the pictures have different sizes after the item transforms: add one that sets a size, '
+                               'such as Resize or CropPad, or pass dynamic_hw=True if the net takes any size')
     model = deepcopy(learn.model).cpu().float().eval()
-    spec = Spec(input=inp, item=item, batch=batch, net=describe_net(model, getattr(learn, 'arch', None), size=batch_size_after(batch, inp.size)),
-                output=Output(classes=len(vocab), activation=find_activation(learn.loss_func, len(vocab))), made_by=versions())
-    return Captured(spec, vocab, model)
+    net = describe_net(model, getattr(learn, 'arch', None), size=batch_size_after(batch, inp.size))
+    out = Output(classes=len(vocab), activation=find_activation(learn.loss_func, len(vocab)))
+    return Captured(Spec(input=inp, item=item, batch=batch, net=net, output=out, made_by=versions()), vocab, model)

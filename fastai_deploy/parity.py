@@ -22,6 +22,7 @@ def _field(number:int, content:bytes)->bytes:
     "Field `number` of a protobuf message, of up to 127 bytes"
     return bytes([number<<3 | 2, len(content)]) + content
 
+# %% ../nbs/06_parity.ipynb #tap-code
 def tap(
     model:bytes, # An ONNX file
     *names:str,  # Names of tensors inside its graph
@@ -48,7 +49,8 @@ class Tracer:
     def __init__(self, model:Model):
         self.model = model
         hidden = {'net_input', 'logits'} - {o.name for o in model.session.get_outputs()}
-        self.session = make_session(tap(model.bundle.read('model.onnx'), *sorted(hidden)), model.session.get_providers())
+        tapped = tap(model.bundle.read('model.onnx'), *sorted(hidden))
+        self.session = make_session(tapped, model.session.get_providers())
 
     def __call__(self,
         x,            # What `Model.predict` takes
@@ -69,12 +71,20 @@ def fingerprint(
     "A digest of an array"
     return hashlib.sha256(f'{a.shape}{a.dtype}'.encode() + np.ascontiguousarray(a).tobytes()).hexdigest()
 
-def byte_diff(a:np.ndarray, b:np.ndarray|str)->float:
+# %% ../nbs/06_parity.ipynb #measures-bytes
+def byte_diff(
+    a:np.ndarray,     # uint8, any shape
+    b:np.ndarray|str, # The same for another picture, or its `fingerprint`
+)->float:
     "How many bytes differ; all of them if the shapes do, or if `b` is the hash of something else"
     if isinstance(b, str): return 0. if fingerprint(a) == b else float(a.size)
     return float((a != b).sum()) if a.shape == b.shape else float(max(a.size, b.size))
 
-def float_diff(a:np.ndarray, b:np.ndarray)->float:
+# %% ../nbs/06_parity.ipynb #measures-floats
+def float_diff(
+    a:np.ndarray, # Floats, any shape
+    b:np.ndarray, # As many
+)->float:
     "Largest absolute difference; infinite if a shape differs or a value is not finite"
     if a.shape != b.shape or not (np.isfinite(a).all() and np.isfinite(b).all()): return np.inf
     return float(np.abs(a.astype(np.float64) - b).max(initial=0))
@@ -92,6 +102,7 @@ stages = dict(  # stage -> (what is measured, what it may be at most)
     open=('bytes that differ', 0.), item=('bytes that differ', 0.), batch=('max abs difference', 1e-5),
     net=('max relative difference', 1e-4), answer=('max probability difference', 1e-5))
 
+# %% ../nbs/06_parity.ipynb #compare-code
 def compare(
     ours:Trace,   # From the bundle
     theirs:Trace, # From fastai, or a golden
@@ -103,6 +114,7 @@ def compare(
                 batch=float_diff(batch, theirs.batch), net=float_diff(ours.net, theirs.net)/scale,
                 answer=float_diff(ours.probs, theirs.probs))
 
+# %% ../nbs/06_parity.ipynb #is-tie
 def is_tie(
     probs:np.ndarray, # float32 [classes]
     within:float=stages['answer'][1], # How close the best two are
@@ -122,7 +134,9 @@ class Stage:
     worst_item:str = ''     # the picture that it belongs to
 
     @property
-    def ok(self)->bool: return self.worst <= self.limit
+    def ok(self)->bool:
+        "Whether the worst difference is allowed"
+        return self.worst <= self.limit
 
     def add(self, value:float, item:str)->None:
         "Take another picture in"
@@ -154,7 +168,9 @@ class Parity:
             kind.append(f'{theirs.name}: {ours.label} for {theirs.label}')
 
     @property
-    def ok(self)->bool: return self.pictures > 0 and all(s.ok for s in self.stages) and not self.disagreements
+    def ok(self)->bool:
+        "Whether there were pictures, and all of them agree at all stages"
+        return self.pictures > 0 and all(s.ok for s in self.stages) and not self.disagreements
 
 # %% ../nbs/06_parity.ipynb #parity-table
 def table(
@@ -172,7 +188,10 @@ def table(
     labels = f'labels equal: {parity.labels_equal} of {parity.pictures}' + (f' ({wrong} differ{ties})' if wrong else '')
     return '\n'.join([*lines, '', f'{labels}; compared with {parity.against}'])
 
-def to_json(parity:Parity)->str:
+# %% ../nbs/06_parity.ipynb #parity-json
+def to_json(
+    parity:Parity, # What a comparison found
+)->str:
     "The comparison as the text of `parity.json`"
     stages = [{**asdict(s), 'worst': s.worst if np.isfinite(s.worst) else None, 'ok':s.ok} for s in parity.stages]
     return json.dumps({'ok':parity.ok, **asdict(parity), 'stages':stages}, indent=1, ensure_ascii=False) + '\n'
@@ -188,6 +207,7 @@ _causes = dict(
     batch='a batch transform differs (normalisation, resampling, order of channels)',
     net='the weights or the layers differ', answer='the activation or the vocab differs')
 
+# %% ../nbs/06_parity.ipynb #check-code
 def check(
     parity:Parity, # What a comparison found
 )->Parity: # The same, if all is well
@@ -209,6 +229,7 @@ def _floats(a:np.ndarray)->list:
     "float32 values with as many digits as tell them apart"
     return [float(str(v)) for v in a.astype(np.float32)]
 
+# %% ../nbs/06_parity.ipynb #golden-entry
 def golden_entry(
     t:Trace,  # fastai's trace of a picture
     file:str, # The picture's name in the bundle's `golden/`
@@ -219,11 +240,16 @@ def golden_entry(
                 stages=dict(open=fingerprint(t.open), item=fingerprint(t.item),
                             batch=_floats(sample(t.batch)), net=_floats(t.net)))
 
-def golden_trace(g:Golden, name:str='')->Trace:
+# %% ../nbs/06_parity.ipynb #golden-trace
+def golden_trace(
+    g:Golden,    # From a bundle
+    name:str='', # How the picture is called in a report
+)->Trace:
     "The trace that golden `g` remembers"
     s = g.stages
     try: batch,net = np.array(s['batch'], np.float32), np.array(s['net'], np.float32)
-    except (KeyError, TypeError, ValueError) as e: raise BundleError(f'golden/golden.json: a stage is not there: {e!r}') from e
+    except (KeyError, TypeError, ValueError) as e:
+        raise BundleError(f'golden/golden.json: a stage is not there: {e!r}') from e
     return Trace(s.get('open'), s.get('item'), batch, net, g.probs, g.label, name)
 
 # %% ../nbs/06_parity.ipynb #replay
@@ -232,7 +258,7 @@ def replay(
 )->Parity: # The comparison; not yet checked
     "Run a bundle's own proof: its goldens through it, against the answers that fastai gave"
     goldens = model.goldens()
-    if not goldens: raise ParityError(f'{model.path}: no goldens in this bundle: verify it with the Learner and pictures')
+    if not goldens: raise ParityError(f'{model.path}: no goldens in this bundle: verify it with the Learner')
     parity,tracer = Parity('the goldens in the bundle'),Tracer(model)
     for i,g in enumerate(goldens): parity.add(tracer(g.image), golden_trace(g, f'golden {i}'))
     return parity

@@ -39,6 +39,7 @@ class Golden:
         image.load()
         return cls(image, d['label'], d['index'], np.array(d['probs'], np.float32), d['stages'])
 
+# %% ../nbs/05_runtime.ipynb #read-goldens
 def read_goldens(
     bundle:Bundle, # An open bundle
 )->list: # Its goldens, in order; empty if it was exported without
@@ -58,7 +59,7 @@ def make_session(
     have,want = ort.get_available_providers(),providers or ['CPUExecutionProvider']
     names = [p if isinstance(p, str) else p[0] for p in want]
     if missing := [p for p in names if p not in have]:
-        raise FastaiDeployError(f"execution provider {missing[0]!r} is not in this onnxruntime, which has {', '.join(have)}")
+        raise FastaiDeployError(f"execution provider {missing[0]!r} is not in this onnxruntime: it has {', '.join(have)}")
     if threads is not None and threads < 1: raise FastaiDeployError(f'threads must be at least 1, not {threads}')
     options = ort.SessionOptions()
     options.log_severity_level = 3
@@ -91,7 +92,8 @@ class Model:
         x = np.zeros((1, self.spec.input.channels, h, w), np.uint8)
         try: probs = self.run(x)
         except Exception as e: # onnxruntime's own classes have no common base but this
-            raise BundleError(f'{self.path}: model.onnx does not run as bundle.json says: {str(e).splitlines()[0]}') from e
+            why = str(e).splitlines()[0]
+            raise BundleError(f'{self.path}: model.onnx does not run as bundle.json says: {why}') from e
         if probs.shape != (1, len(self.vocab)):
             raise BundleError(f'{self.path}: model.onnx answers {probs.shape}, bundle.json says (1, {len(self.vocab)})')
 
@@ -104,6 +106,7 @@ def _name(x)->str:
     "How an input is called in an error"
     return f'{x}: ' if isinstance(x, (str, os.PathLike)) else ''
 
+# %% ../nbs/05_runtime.ipynb #prepare-code
 def prepare(
     model:Model,      # A loaded model
     x,                # Path, bytes, file object, PIL image or uint8 array [H, W, 3]
@@ -116,8 +119,8 @@ def prepare(
     except ImageError as e: raise ImageError(f'{_name(x)}{e}') from e
     if spec.input.size and list(a.shape[1:]) != spec.input.size:
         have,want = ('{}x{}'.format(*o) for o in (a.shape[1:], spec.input.size))
-        raise ImageError(f'{_name(x)}the picture is {have} (height x width), this model takes {want} and has no transform '
-                         'that resizes: resize it as the training pictures were')
+        raise ImageError(f'{_name(x)}the picture is {have} (height x width), this model takes {want} and has no '
+                         'transform that resizes: resize it as the training pictures were')
     return a
 
 # %% ../nbs/05_runtime.ipynb #run
@@ -156,7 +159,11 @@ def load(
     return Model(open_bundle(path), providers, threads)
 
 # %% ../nbs/05_runtime.ipynb #progress
-def show_progress(done:int, total:int, out=None)->None:
+def show_progress(
+    done:int,  # How many are done
+    total:int, # of how many
+    out=None,  # Stream to write to; stderr by default
+)->None:
     "A bar on the terminal; nothing where the output is no terminal"
     out = out or sys.stderr
     if not out.isatty(): return
@@ -170,6 +177,7 @@ def _try_prepare(model:Model, x, exif:bool):
     try: return model.prepare(x, exif)
     except ImageError as e: return e
 
+# %% ../nbs/05_runtime.ipynb #batch-answer
 def _answer(model:Model, arrays:list)->list:
     "A `Prediction` for each array, and each error as it is; arrays of one shape go through the net together"
     res,shapes = list(arrays),{}
