@@ -26,6 +26,6 @@ readme:       ## README.md from nbs/index.ipynb
 export:       ## notebooks -> modules, notebooks cleaned, README.md
 	$(ENV) dev --exec tools/export.py $(ARGS)
 bench:        ## speed, cold start and size, against fastai
-	$(ENV) dev run --exec tools/bench.py $(ARGS)
+	$(ENV) dev run latest --exec tools/bench.py $(ARGS)
 clean:        ## remove what the targets made, the environments too
 	$(PYTHON) tools/env.py --clean

@@ -70,7 +70,7 @@ class Bundle:
             raise BundleError(f'{self.path}: vocab.txt has {len(vocab)} classes, bundle.json says {n}')
         return vocab
 
-# %% ../nbs/04_bundle.ipynb #open-parts
+# %% ../nbs/04_bundle.ipynb #source
 def _source(path:Path):
     "The files at `path`, a bundle's directory or zip"
     if path.is_dir(): return _Dir(path)
@@ -78,6 +78,7 @@ def _source(path:Path):
     try: return _Zip(path)
     except zipfile.BadZipFile as e: raise BundleError(f'{path}: neither a directory nor a zip of a bundle') from e
 
+# %% ../nbs/04_bundle.ipynb #open-parts
 def _read_spec(source, path:Path, sizes:dict, limit:int=16_000_000)->Spec:
     "The checked spec of the bundle at `path`"
     if 'bundle.json' not in sizes: raise BundleError(f'{path}: no bundle.json there: not a fastai_deploy bundle')

@@ -43,7 +43,7 @@ def is_inactive(
     if t.split_idx != 0 or isinstance(t, AffineCoordTfm): return False
     return all(deepcopy(t)(probe, split_idx=1) is probe for _ in range(3))
 
-# %% ../nbs/15_capture.ipynb #registry
+# %% ../nbs/15_capture.ipynb #capture-op
 _item_ops,_batch_ops = {},{}
 
 def capture_op(
@@ -56,10 +56,12 @@ def capture_op(
         return f
     return _inner
 
+# %% ../nbs/15_capture.ipynb #hw
 def _hw(size)->list:
     "fastai's item transforms keep (width, height); a spec says [height, width]"
     return [int(size[1]), int(size[0])]
 
+# %% ../nbs/15_capture.ipynb #registry
 def _resample(mode)->str: return Image.Resampling(mode).name.lower()
 
 # %% ../nbs/15_capture.ipynb #registry-item
@@ -113,7 +115,7 @@ def _describe(t)->str:
     args = ', '.join(f'{k}={v!r}' for k,v in args.items()).replace('\n', '')
     return f'{type(t).__module__}.{type(t).__qualname__}({args})'
 
-# %% ../nbs/15_capture.ipynb #pipeline-capture
+# %% ../nbs/15_capture.ipynb #capture-code
 def _capture(known:dict, t, stage:str, probe):
     "The op of transform `t`, None if it does nothing"
     cls = AffineCoordTfm if isinstance(t, AffineCoordTfm) and type(t).__module__.startswith('fastai.') else type(t)
@@ -122,6 +124,7 @@ def _capture(known:dict, t, stage:str, probe):
     raise UnsupportedError(f'{stage}: {_describe(t)} acts at validation and is not known to fastai_deploy: remove it '
                            'from the DataLoaders, or give it split_idx=0 if it is meant for training only')
 
+# %% ../nbs/15_capture.ipynb #pipeline-capture
 def item_ops(
     dl,               # The validation DataLoader
     cls:type=PILImage,# The picture class that its items have
@@ -173,7 +176,8 @@ def class_names(
                                'classification (CategoryBlock) can be exported')
     names = [str(o) for o in t.vocab]
     if bad := [n for n in names if '\n' in n or '\r' in n]:
-        raise UnsupportedError(f'class {bad[0]!r} has a line break in its name, and vocab.txt has one class a line: rename it')
+        raise UnsupportedError(f'class {bad[0]!r} has a line break in its name, but vocab.txt has one class a line: '
+                               'rename it')
     return names
 
 # %% ../nbs/15_capture.ipynb #activation
@@ -208,8 +212,8 @@ def check_callbacks(
     for cb in learn.cbs:
         if type(cb).__module__.startswith('fastai.') or not cb.run_valid: continue
         if hooks := [h for h in _hooks if getattr(type(cb), h, None) is not getattr(Callback, h, None)]:
-            raise UnsupportedError(f"callback {type(cb).__qualname__} acts at validation ({', '.join(hooks)}): remove it "
-                                   f'with learn.remove_cb({type(cb).__name__}) if predictions do not need it')
+            raise UnsupportedError(f"callback {type(cb).__qualname__} acts at validation ({', '.join(hooks)}): remove "
+                                   f'it with learn.remove_cb({type(cb).__name__}) if predictions do not need it')
 
 # %% ../nbs/15_capture.ipynb #size
 def find_size(

@@ -12,17 +12,19 @@ import numpy as np
 
 from .spec import BundleError
 
-# %% ../nbs/03_decode.ipynb #activations
+# %% ../nbs/03_decode.ipynb #softmax
 def _softmax(x):
     "Probabilities that sum to 1 over the last axis"
     e = np.exp(x - x.max(-1, keepdims=True))
     return e/e.sum(-1, keepdims=True)
 
+# %% ../nbs/03_decode.ipynb #log-softmax
 def _log_softmax(x):
     "Logarithm of softmax, without taking the logarithm of a rounded 0"
     x = x - x.max(-1, keepdims=True)
     return x - np.log(np.exp(x).sum(-1, keepdims=True))
 
+# %% ../nbs/03_decode.ipynb #activations
 def _sigmoid(x):
     "Each output by itself between 0 and 1"
     e = np.exp(-np.abs(x))
@@ -46,12 +48,13 @@ def topk(
     best = np.argsort(-np.asarray(probs), kind='stable')[:k]
     return [(vocab[i], float(probs[i])) for i in best]
 
-# %% ../nbs/03_decode.ipynb #prediction
+# %% ../nbs/03_decode.ipynb #triple
 class _Triple(NamedTuple):
     label:str        # Name of the best class
     index:int        # Its place in the vocab
     probs:np.ndarray # float32 [classes]
 
+# %% ../nbs/03_decode.ipynb #prediction
 class Prediction(_Triple):
     "What the model answers about one picture, in fastai's order: label, index, probs"
     vocab = ()  # class names, in output order

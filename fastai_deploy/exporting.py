@@ -103,8 +103,8 @@ def check_classes(
     h,w = batch_size_after(c.spec.batch, c.spec.input.size or [224, 224])
     with torch.no_grad(): shape = tuple(c.model(torch.rand(2, c.spec.input.channels, h, w)).shape)
     if shape != (2, len(c.vocab)):
-        raise UnsupportedError(f'the net answers {shape} for two pictures, and the vocab has {len(c.vocab)} classes: it '
-                               f'should be (2, {len(c.vocab)})')
+        raise UnsupportedError(f'the net answers {shape} for two pictures, and the vocab has {len(c.vocab)} classes: '
+                               f'it should be (2, {len(c.vocab)})')
 
 # %% ../nbs/17_export.ipynb #export
 def export(

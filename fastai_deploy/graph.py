@@ -67,7 +67,7 @@ def _quiet():
             logging.disable(level)
             for fd, old in saved: os.dup2(old, fd), os.close(old)
 
-# %% ../nbs/14_graph.ipynb #exporters
+# %% ../nbs/14_graph.ipynb #dynamo
 OPSET = 18
 _NAMES = ['probs', 'logits', 'net_input']
 
@@ -76,6 +76,7 @@ def _dynamo(m, x, axes):
     return torch.onnx.export(m, (x,), input_names=['image'], output_names=_NAMES, dynamic_shapes=(axes,), dynamo=True,
                              opset_version=OPSET, verbose=False).model_proto
 
+# %% ../nbs/14_graph.ipynb #exporters
 def _torchscript(m, x, axes):
     "The `ModelProto` that the older, recording exporter makes of `m`."
     f, outs = io.BytesIO(), {o:{0:'batch'} for o in _NAMES}
@@ -113,7 +114,7 @@ def _samples(n, size, channels=3, input='uint8'):
     x = torch.from_numpy(x)
     return x.float()/255 if input == 'float' else x
 
-# %% ../nbs/14_graph.ipynb #run-graph
+# %% ../nbs/14_graph.ipynb #session
 def _session(proto, names):
     "A function(tensor) that computes `names`, inner values too, in ONNX Runtime on the CPU."
     p, so = onnx.ModelProto(), ort.SessionOptions()
@@ -124,6 +125,7 @@ def _session(proto, names):
     sess = ort.InferenceSession(p.SerializeToString(), so, providers=['CPUExecutionProvider'])
     return lambda x: sess.run(list(names), {'image': x.numpy()})
 
+# %% ../nbs/14_graph.ipynb #run-graph
 def run_graph(
     proto, # an `onnx.ModelProto`
     x, # torch tensor, the input 'image'
@@ -214,6 +216,7 @@ def to_onnx(
         if 'data-dependent' in str(errs[name]): break
     raise UnsupportedError(f'the net cannot become an ONNX graph: {_why_not(m, x, errs)}') from errs['dynamo']
 
+# %% ../nbs/14_graph.ipynb #to-onnx-code
 def _two(x): return x[:1].repeat(2, 1, 1, 1)
 
 # %% ../nbs/14_graph.ipynb #at-rest

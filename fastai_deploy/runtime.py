@@ -59,7 +59,7 @@ def make_session(
     have,want = ort.get_available_providers(),providers or ['CPUExecutionProvider']
     names = [p if isinstance(p, str) else p[0] for p in want]
     if missing := [p for p in names if p not in have]:
-        raise FastaiDeployError(f"execution provider {missing[0]!r} is not in this onnxruntime: it has {', '.join(have)}")
+        raise FastaiDeployError(f"execution provider {missing[0]!r} is not in this onnxruntime ({', '.join(have)})")
     if threads is not None and threads < 1: raise FastaiDeployError(f'threads must be at least 1, not {threads}')
     options = ort.SessionOptions()
     options.log_severity_level = 3

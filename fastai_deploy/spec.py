@@ -39,8 +39,9 @@ def need(
     "Import `module`, or say which extra to install"
     try: return importlib.import_module(module)
     except ModuleNotFoundError as e:
-        if (e.name or '').split('.')[0] != module.split('.')[0]: raise
-        raise MissingExtraError(f"{module} is not installed: pip install 'fastai_deploy[{extra}]'") from e
+        name = (e.name or module).split('.')[0]
+        if name == 'fastai_deploy': raise
+        raise MissingExtraError(f"{name} is not installed: pip install 'fastai_deploy[{extra}]'") from e
 
 # %% ../nbs/00_spec.ipynb #schema
 @lru_cache(maxsize=1)

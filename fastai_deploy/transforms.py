@@ -14,7 +14,7 @@ from PIL import Image
 
 from .spec import BundleError, ImageError, spec_schema, validate
 
-# %% ../nbs/02_transforms.ipynb #crop-pad
+# %% ../nbs/02_transforms.ipynb #check-step
 PAD_MODES = dict(zeros='constant', border='edge', reflection='reflect')  # fastai's name -> numpy's
 MAX_PIXELS = 200_000_000  # a step between two sizes may not need more than that: about 0.8 GB
 
@@ -23,6 +23,7 @@ def _check_step(w, h, what):
     if w < 1 or h < 1: raise ImageError(f'too small or too thin for this transform: {what} would be {w} x {h}')
     if w*h > MAX_PIXELS: raise ImageError(f'far too large a step for this transform: {what} would be {w} x {h}')
 
+# %% ../nbs/02_transforms.ipynb #crop-pad
 def _pad(img, left, top, right, bottom, pad_mode):
     "`img` with that many more columns and rows"
     w,h = img.size
@@ -59,7 +60,7 @@ def center_crop_pad(
     "The middle of `img`, padded if it is too small: fastai's `CropPad`"
     return crop_pad(img, size, pad_mode=pad_mode)
 
-# %% ../nbs/02_transforms.ipynb #resize
+# %% ../nbs/02_transforms.ipynb #resample
 RESAMPLES = {o: Image.Resampling[o.upper()] for o in ('nearest','box','bilinear','hamming','bicubic','lanczos')}
 
 def _resample(img, size, resample):
@@ -69,6 +70,7 @@ def _resample(img, size, resample):
     _check_step(w, max(h,ih), 'the picture between the two passes')  # Pillow resizes rows first, then columns
     return img.resize((w,h), RESAMPLES[resample])
 
+# %% ../nbs/02_transforms.ipynb #resize
 def resize(
     img:Image.Image,         # Picture of any size
     size,                    # (height, width) of the result, in pixels
@@ -127,13 +129,14 @@ def check_item(
         xtra = max(h,w)*o.get('val_xtra', 0)+8
         if (h+xtra)*(w+xtra) > MAX_PIXELS: raise BundleError(f'{where}: a size of {h} x {w} is too large')
 
-# %% ../nbs/02_transforms.ipynb #apply
+# %% ../nbs/02_transforms.ipynb #item-size
 def item_size(
     ops:list, # Item ops, in order
 )->tuple|None: # (height, width) after the last op; None: it depends on the picture
     "Size that `ops` bring every picture to, if they do"
     return tuple(ops[-1]['size']) if ops and 'size' in ops[-1] else None
 
+# %% ../nbs/02_transforms.ipynb #apply-item
 def apply_item(
     ops:list,        # Item ops, in order, as `check_item` passes them
     img:Image.Image, # Picture of any size, mode 'RGB' or 'L'
@@ -142,6 +145,7 @@ def apply_item(
     for o in ops: img = ITEM_OPS[o['op']](img, **{k:v for k,v in o.items() if k != 'op'})
     return img
 
+# %% ../nbs/02_transforms.ipynb #apply
 def to_array(
     img:Image.Image, # Mode 'RGB' or 'L'
 )->np.ndarray: # uint8 [C,H,W], contiguous; C is 3 or 1

@@ -6,7 +6,6 @@
 __all__ = ['LearnerTracer', 'valid_items', 'compare_with', 'verify']
 
 # %% ../nbs/16_verify.ipynb #imports
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 from unittest.mock import patch

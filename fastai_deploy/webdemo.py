@@ -24,11 +24,12 @@ def _picture(gr):
     image.preprocess = lambda payload: payload.path if payload else None
     return image
 
-# %% ../nbs/21_demo.ipynb #answer
+# %% ../nbs/21_demo.ipynb #shown
 def _shown(probs:np.ndarray, vocab:list, topk:int)->dict:
     "Name → probability of the `topk` best"
     return {vocab[i]:float(probs[i]) for i in np.argsort(-probs, kind='stable')[:topk]}
 
+# %% ../nbs/21_demo.ipynb #answer
 def answer(
     model:Model,        # A loaded bundle
     file:str|Path|None, # The picture; None when it was taken away
@@ -61,7 +62,7 @@ def both_answers(
     return (_shown(theirs, model.vocab, topk), ours,
             f'{same} Largest difference between their {len(theirs)} probabilities: **{diff:.1e}**')
 
-# %% ../nbs/21_demo.ipynb #texts
+# %% ../nbs/21_demo.ipynb #headline
 def _headline(model:Model)->str:
     "What the model is, in Markdown"
     vocab,net = model.vocab,model.spec.net
@@ -70,6 +71,7 @@ def _headline(model:Model)->str:
     return (f'# {model.path.stem}\n{what} that tells {len(vocab)} classes apart: {names}. Trained with fastai; what '
             'answers here is its bundle, on onnxruntime.')
 
+# %% ../nbs/21_demo.ipynb #texts
 def _proof(model:Model)->str:
     "The proof table, in Markdown"
     proof = stored_proof(model.bundle)

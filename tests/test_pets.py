@@ -12,8 +12,8 @@ from fastai_deploy.data import pet_breed
 def lesson(photos, arch, item, batch):
     "A Learner on 37 breeds, after a few steps of training."
     fv.set_seed(0, reproducible=True)
-    dls = fv.ImageDataLoaders.from_path_func(photos[0].parent, photos, pet_breed, valid_pct=.2, seed=42, bs=8, num_workers=0,
-                                             item_tfms=item, batch_tfms=batch)
+    dls = fv.ImageDataLoaders.from_path_func(photos[0].parent, photos, pet_breed, valid_pct=.2, seed=42, bs=8,
+                                             num_workers=0, item_tfms=item, batch_tfms=batch)
     learn = fv.vision_learner(dls, arch, pretrained=False)
     with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-3, cbs=fv.ShortEpochCallback(pct=.15))
     return learn

@@ -5,7 +5,7 @@ import argparse, json, statistics, subprocess, sys, tempfile, time
 from pathlib import Path
 
 import numpy as np
-from env import ROOT, python_of
+from env import python_of
 from PIL import Image
 
 COLD = {
@@ -32,9 +32,9 @@ def a_learner(photo, folder):
         files.append(folder/'train'/f'class{i:02}'/'a.jpg')
         files[-1].parent.mkdir(parents=True)
         files[-1].write_bytes(photo.read_bytes())
-    dls = fv.ImageDataLoaders.from_path_func(folder, files*2, fv.parent_label, valid_pct=.5, seed=0, bs=8, num_workers=0,
-        item_tfms=fv.Resize(460), batch_tfms=[*fv.aug_transforms(size=224, min_scale=.75),
-                                              fv.Normalize.from_stats(*fv.imagenet_stats)])
+    batch = [*fv.aug_transforms(size=224, min_scale=.75), fv.Normalize.from_stats(*fv.imagenet_stats)]
+    dls = fv.ImageDataLoaders.from_path_func(folder, files*2, fv.parent_label, valid_pct=.5, seed=0, bs=8,
+                                             num_workers=0, item_tfms=fv.Resize(460), batch_tfms=batch)
     return fv.vision_learner(dls, fv.resnet18, pretrained=False)
 
 def seconds(f):
@@ -62,7 +62,8 @@ def bare(model):
 def cold(python, code):
     "Seconds and peak memory (MB) of a fresh process that predicts once."
     t = time.perf_counter()
-    out = subprocess.run([str(python), '-W', 'ignore', '-c', code + PEAK], capture_output=True, text=True, cwd=tempfile.gettempdir())
+    out = subprocess.run([str(python), '-W', 'ignore', '-c', code + PEAK], capture_output=True, text=True,
+                         cwd=tempfile.gettempdir())
     took = time.perf_counter() - t
     if out.returncode: sys.exit(out.stderr)
     return took, int(out.stdout.split('peak')[-1])/1e6
@@ -74,7 +75,8 @@ def size_mb(folder):
 def site_packages(name):
     "Where environment `name` has its packages."
     code = 'import sysconfig; print(sysconfig.get_paths()["purelib"])'
-    return Path(subprocess.run([str(python_of(name)), '-c', code], capture_output=True, text=True, check=True).stdout.strip())
+    out = subprocess.run([str(python_of(name)), '-c', code], capture_output=True, text=True, check=True)
+    return Path(out.stdout.strip())
 
 def row(what, a, b, fmt, aim):
     "One line of the table."
@@ -90,9 +92,11 @@ def bench(photo, rounds, cold_rounds, tmp):
     model = fd.load(bundle)
     run, path = bare(model), str(photo)
     with learn.no_bar(), learn.no_logging():
-        t = interleaved({'fastai': lambda: learn.predict(path), 'ours': lambda: model.predict(path), 'bare': lambda: run(path)}, rounds)
+        t = interleaved({'fastai': lambda: learn.predict(path), 'ours': lambda: model.predict(path),
+                         'bare': lambda: run(path)}, rounds)
     names = dict(pkl=str(tmp/'learn.pkl'), bundle=str(bundle), photo=path)
-    jobs = {'fastai': (python_of('latest'), COLD['fastai'].format(**names)), 'bundle': (python_of('run'), COLD['bundle'].format(**names))}
+    jobs = {'fastai': (python_of('latest'), COLD['fastai'].format(**names)),
+            'bundle': (python_of('run'), COLD['bundle'].format(**names))}
     runs = {k: [] for k in jobs}
     for i in range(cold_rounds + 1):
         for k, job in jobs.items():
