@@ -74,6 +74,7 @@ def by_pandoc(cache):
     titles = {k: title(v) for k, v in nbs.items()}
     for stem, nb in nbs.items(): page(stem, nb, titles, settings())
     (DOCS/'nav.txt').unlink()
+    if (NBS/'images').exists(): shutil.copytree(NBS/'images', DOCS/'images')
     return len(nbs)
 
 def main():

@@ -11,15 +11,15 @@ from pages import markdown
 NOTE = '<!-- Made from nbs/index.ipynb by `make readme`. Do not edit. -->'
 
 def relink(md):
-    "Links between notebooks, as seen from the top folder."
-    return re.sub(r'\]\((?!https?:|#|/)([\w./-]+\.ipynb)', r'](nbs/\1', md)
+    "Links to notebooks and their pictures, as seen from the top folder."
+    return re.sub(r'\]\((?!https?:|#|/)([\w./-]+\.ipynb|images/)', r'](nbs/\1', md)
 
 def render(root=ROOT):
     "README.md's text."
     nb = json.loads((root/'nbs'/'index.ipynb').read_text(encoding='utf-8'))
     md = relink(markdown(nb, root/'index_files', 'index_files'))
     md = re.sub(r'(```+)\s*\{\.output\}\n', r'\1text\n', md)
-    gfm = pypandoc.convert_text(md, 'gfm', format='markdown+lists_without_preceding_blankline-smart',
+    gfm = pypandoc.convert_text(md, 'gfm', format='markdown+lists_without_preceding_blankline-smart-implicit_figures',
                                 extra_args=['--wrap=preserve'])
     return f'{NOTE}\n\n{gfm.strip()}\n'.replace('\r\n', '\n')
 
