@@ -1,5 +1,5 @@
 "The project's own tools: environments, the sum of a run, Markdown from a notebook."
-import base64, subprocess, sys
+import base64, json, subprocess, sys
 
 import check
 import docs
@@ -62,6 +62,15 @@ def test_markdown_of_a_notebook(tmp_path):
     assert pic.read_bytes() == b'abc'
 
 def test_directives(): assert directives('#| echo: false\n#| hide\nx') == ({'echo': 'false', 'hide': ''}, 'x')
+
+def test_pages_are_named_as_nbdev_names_them():
+    assert [docs.name(o) for o in ('index', '02_transforms', '10_my_data')] == ['index.html', 'transforms.html', 'my_data.html']
+
+def test_links_leave_signatures_only():
+    md = '```python\ndef f(\n    x, # as [`g`](https://a.b/c.html#g)\n):\n```\n\n*See [`g`](https://a.b/c.html#g)*'
+    nb = dict(cells=[dict(cell_type='code', outputs=[dict(data={'text/markdown': [md]})])])
+    out = json.loads(docs.plain_signatures(json.dumps(nb)))['cells'][0]['outputs'][0]['data']['text/markdown']
+    assert out == md.replace('[`g`](https://a.b/c.html#g)', '`g`', 1)
 
 def test_titles():
     assert docs.title(dict(cells=[cell("---\ntitle: It's\n---\n", kind='raw')])) == "It's"

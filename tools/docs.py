@@ -16,7 +16,18 @@ def process():
     from nbdev.serve import proc_nbs
     os.environ.update(PYTHONPATH=str(ROOT), PYTHONWARNINGS='ignore', MPLBACKEND='agg')
     refresh_quarto_yml()
-    return Path(proc_nbs(str(NBS), n_workers=min(4, os.cpu_count() or 1), force=True))
+    cache = Path(proc_nbs(str(NBS), n_workers=min(4, os.cpu_count() or 1), force=True))
+    for p in cache.glob('*.ipynb'): p.write_text(plain_signatures(p.read_text(encoding='utf-8')), encoding='utf-8')
+    return cache
+
+def plain_signatures(text):
+    "The text of a notebook, without the links that nbdev puts into signatures, where they show as brackets."
+    nb = json.loads(text)
+    plain = lambda m: re.sub(r'\[(`[^`]+`)\]\(https?:[^)]*\)', r'\1', m[0])
+    for o in (o for c in nb['cells'] for o in c.get('outputs', [])):
+        md = o.get('data', {}).get('text/markdown')
+        if md: o['data']['text/markdown'] = re.sub(r'(?s)```python\n.*?\n```', plain, ''.join(md))
+    return json.dumps(nb, indent=1, ensure_ascii=False)
 
 def by_quarto(cache):
     "Render the processed notebooks with Quarto."
@@ -45,9 +56,13 @@ def title(nb):
     m = re.search(r'(?m)^#\s+(.+)$', src)
     return front_matter(src)[0].get('title') or (m[1].strip() if m else 'untitled')
 
+def name(stem):
+    "A page's name as nbdev has it: 02_transforms gives transforms.html."
+    return re.sub(r'^\d+[a-z]?_', '', stem) + '.html'
+
 def nav(here, titles):
     "The list of pages, as HTML."
-    link = lambda p: f'<a href="{p}.html"{" class=here" if p == here else ""}>{html.escape(titles[p])}</a>'
+    link = lambda p: f'<a href="{name(p)}"{" class=here" if p == here else ""}>{html.escape(titles[p])}</a>'
     return '\n'.join((f'<h2>{html.escape(s)}</h2>' if s else '') + ''.join(map(link, ps)) for s, ps in sidebar() if ps)
 
 def page(stem, nb, titles, cfg):
@@ -56,12 +71,12 @@ def page(stem, nb, titles, cfg):
     if nb['cells'] and nb['cells'][0]['cell_type'] == 'raw': nb['cells'][0]['cell_type'] = 'markdown'
     meta, md = front_matter(markdown(nb, DOCS/'img', 'img'))
     if meta: md = f'# {meta["title"]}\n\n::: lead\n{meta.get("description", "")}\n:::\n\n{md}'
-    md = re.sub(r'\]\((?!https?:|#|/)([\w./-]+)\.ipynb', r'](\1.html', md)
+    md = re.sub(r'\]\((?!https?:|#|/)([\w./-]+)\.ipynb', lambda m: f']({name(m[1])}', md)
     md = md.replace(cfg['doc_host'] + cfg['doc_baseurl'] + '/', '')        # links between symbols: to these pages
     nav_file = DOCS/'nav.txt'
     nav_file.write_text(nav(stem, titles), encoding='utf-8')
     fmt = 'markdown+lists_without_preceding_blankline+autolink_bare_uris-yaml_metadata_block-implicit_figures'
-    pypandoc.convert_text(md, 'html5', format=fmt, outputfile=str(DOCS/f'{stem}.html'), extra_args=[
+    pypandoc.convert_text(md, 'html5', format=fmt, outputfile=str(DOCS/name(stem)), extra_args=[
         '--standalone', '--toc', '--toc-depth=3', f'--template={HERE/"page.html"}', '--mathml',
         '-M', f'pagetitle={titles[stem]}', '-M', f'site={cfg["title"]}', '-M', f'repo={cfg["git_url"]}',
         '-M', f'nb={stem}', f'--include-before-body={nav_file}'])
