@@ -64,7 +64,7 @@ def test_markdown_of_a_notebook(tmp_path):
 def test_directives(): assert directives('#| echo: false\n#| hide\nx') == ({'echo': 'false', 'hide': ''}, 'x')
 
 def test_pages_are_named_as_nbdev_names_them():
-    assert [docs.name(o) for o in ('index', '02_transforms', '10_my_data')] == ['index.html', 'transforms.html', 'my_data.html']
+    assert [docs.name(o) for o in ('index', '10_my_data')] == ['index.html', 'my_data.html']
 
 def test_links_leave_signatures_only():
     md = '```python\ndef f(\n    x, # as [`g`](https://a.b/c.html#g)\n):\n```\n\n*See [`g`](https://a.b/c.html#g)*'
