@@ -102,16 +102,19 @@ def random_resized_crop(
     return crop_pad(img, size) if xtra else img
 
 # %% ../nbs/02_transforms.ipynb #ratio
+def _ratio_size(h, w, max_size):
+    "(height, width) with the longer side at `max_size`, the other one rounded down"
+    return (int(h*max_size/w), max_size) if w >= h else (max_size, int(w*max_size/h))
+
 def ratio_resize(
     img:Image.Image,         # Picture of any size
     max_size:int,            # Longer side of the result, in pixels
     resample:str='bilinear', # Pillow's filter: nearest, box, bilinear, hamming, bicubic or lanczos
 )->Image.Image: # Longer side `max_size`, the other one in proportion, rounded down
     "`img` with its longer side at `max_size`: fastai's `RatioResize`, cropping (where it must) in the middle"
-    w,h = img.size
-    nw,nh = (max_size, h*max_size/w) if w >= h else (w*max_size/h, max_size)
-    _check_step(int(nw), int(nh), 'the result')
-    return resize(img, (int(nh),int(nw)), resample=resample)
+    h,w = _ratio_size(*img.size[::-1], max_size)
+    _check_step(w, h, 'the result')
+    return resize(img, (h,w), resample=resample)
 
 # %% ../nbs/02_transforms.ipynb #ops
 ITEM_OPS = dict(resize=resize, random_resized_crop=random_resized_crop, crop_pad=center_crop_pad,
@@ -134,7 +137,9 @@ def item_size(
     ops:list, # Item ops, in order
 )->tuple|None: # (height, width) after the last op; None: it depends on the picture
     "Size that `ops` bring every picture to, if they do"
-    return tuple(ops[-1]['size']) if ops and 'size' in ops[-1] else None
+    size = None
+    for o in ops: size = tuple(o['size']) if 'size' in o else size and _ratio_size(*size, o['max_size'])
+    return size
 
 # %% ../nbs/02_transforms.ipynb #apply-item
 def apply_item(

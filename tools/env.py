@@ -125,6 +125,7 @@ def main():
     a = p.parse_args()
     if a.clean: return clean()
     if a.help_targets: return help_targets(a.help_targets)
+    os.environ.pop('PYTHONDONTWRITEBYTECODE', None)   # many processes import the same packages: compile them once
     pythons = [ensure(o) for o in a.names]
     if a.exec: sys.exit(subprocess.run([str(pythons[0]), *a.exec], cwd=ROOT).returncode)
 
