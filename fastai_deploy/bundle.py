@@ -41,6 +41,8 @@ class _Zip:
         prefix = f'{tops.pop()}/' if len(tops) == 1 and all('/' in o.filename for o in infos) else ''
         self.infos = {o.filename[len(prefix):]: o for o in infos}
         if len(self.infos) != len(infos): raise BundleError(f'{path}: a file stands in the zip twice')
+        if bombs := [o.filename for o in infos if o.file_size > 100*o.compress_size + 1_000_000]:
+            raise BundleError(f'{path}: {bombs[0]} is packed too well to be true: a zip bomb')
 
     def sizes(self)->dict: return {n:o.file_size for n,o in self.infos.items()}
     def read(self, name:str)->bytes:
@@ -65,7 +67,8 @@ class Bundle:
 
     def vocab(self)->list: # Class names, in output order
         "The classes, from `vocab.txt`"
-        vocab = self.read('vocab.txt').decode('utf-8').removesuffix('\n').split('\n')
+        try: vocab = self.read('vocab.txt').decode('utf-8').removesuffix('\n').split('\n')
+        except UnicodeDecodeError as e: raise BundleError(f'{self.path}: vocab.txt is not UTF-8: {e}') from e
         if len(vocab) != (n := self.spec.output.classes):
             raise BundleError(f'{self.path}: vocab.txt has {len(vocab)} classes, bundle.json says {n}')
         return vocab
@@ -121,8 +124,9 @@ def check_place(
     path = Path(path)
     if not path.exists() or (path.is_dir() and not any(path.iterdir())): return path
     if not overwrite: raise BundleError(f'{path} is there already: pass overwrite=True, or choose another path')
-    is_bundle = (path/'bundle.json').is_file() if path.is_dir() else zipfile.is_zipfile(path)
-    if not is_bundle: raise BundleError(f'{path} is there already and is no bundle: it will not be overwritten')
+    try: open_bundle(path, check=False)
+    except BundleError as e:
+        raise BundleError(f'{path} is there already and is no sound bundle, so it is not overwritten ({e})') from e
     return path
 
 # %% ../nbs/04_bundle.ipynb #write-swap
@@ -145,6 +149,14 @@ def _zip_bytes(files:dict)->bytes:
         for n,b in files.items(): z.writestr(zipfile.ZipInfo(n), b)
     return out.getvalue()
 
+# %% ../nbs/04_bundle.ipynb #write-files
+def _write_files(path:Path, files:dict, as_zip:bool)->None:
+    "Write `files` as one zip, or into a new directory"
+    if as_zip: return path.write_bytes(_zip_bytes(files))
+    for n,b in files.items():
+        (path/n).parent.mkdir(parents=True, exist_ok=True)
+        (path/n).write_bytes(b)
+
 # %% ../nbs/04_bundle.ipynb #write
 def write_bundle(
     path:str|Path,        # Directory to make, or a file that ends in .zip
@@ -156,17 +168,15 @@ def write_bundle(
     path = check_place(path, overwrite)
     spec = replace(spec, files={n:digest(b) for n,b in files.items()})
     files = {'bundle.json': spec.to_json().encode('utf-8'), **files}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = Path(tempfile.mkdtemp(prefix=f'.{path.name}-', dir=path.parent))
+    tmp = None
     try:
-        new = tmp/'new'
-        if path.suffix == '.zip': new.write_bytes(_zip_bytes(files))
-        else:
-            for n,b in files.items():
-                (new/n).parent.mkdir(parents=True, exist_ok=True)
-                (new/n).write_bytes(b)
-        _swap(new, path)
-    finally: shutil.rmtree(tmp, ignore_errors=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tmp = tempfile.mkdtemp(prefix=f'.{path.name}-', dir=path.parent)
+        _write_files(Path(tmp)/'new', files, as_zip=path.is_file() or path.suffix.lower() == '.zip')
+        _swap(Path(tmp)/'new', path)
+    except OSError as e: raise BundleError(f'{path}: cannot be written: {e}') from e
+    finally:
+        if tmp: shutil.rmtree(tmp, ignore_errors=True)
     return path
 
 # %% ../nbs/04_bundle.ipynb #update-code

@@ -19,6 +19,7 @@ from .batch import batch_size_after
 from .bundle import check_place, write_bundle
 from .capture import Captured, capture, opener
 from .graph import export_onnx
+from .images import open_image
 from .parity import Parity, golden_entry
 from .rebuild import rebuild
 from .runtime import load
@@ -44,8 +45,10 @@ def golden_pictures(
     side:int=1024,# Larger pictures are made smaller
 )->list: # PIL images in the Learner's mode
     "The pictures that travel in a bundle"
+    if isinstance(goldens, (str, Path)): goldens = [goldens]
     items = valid_items(learn, goldens) if isinstance(goldens, int) else list(goldens)
-    pictures = [opener(learn).create(x) for x in items]
+    cls = opener(learn)
+    pictures = [cls.create(open_image(x, mode=cls._open_args['mode'])) for x in items]
     for im in pictures: im.thumbnail((side, side))
     return pictures
 
@@ -101,7 +104,11 @@ def check_classes(
 )->None:
     "Raise unless the net has one output a class"
     h,w = batch_size_after(c.spec.batch, c.spec.input.size or [224, 224])
-    with torch.no_grad(): shape = tuple(c.model(torch.rand(2, c.spec.input.channels, h, w)).shape)
+    x = torch.zeros(2, c.spec.input.channels, h, w)
+    try:
+        with torch.no_grad(): shape = tuple(c.model(x).shape)
+    except Exception as e: # whatever a net may raise
+        raise UnsupportedError(f'the net does not take {tuple(x.shape)}: {str(e).splitlines()[0]}') from e
     if shape != (2, len(c.vocab)):
         raise UnsupportedError(f'the net answers {shape} for two pictures, and the vocab has {len(c.vocab)} classes: '
                                f'it should be (2, {len(c.vocab)})')
@@ -124,12 +131,12 @@ def export(
     c = capture(learn, size, dynamic_hw)
     check_classes(c)
     say('rebuilding the net without fastai')
+    pictures = golden_pictures(learn, goldens)
     net,weights = rebuilt_net(c)
     say(f"exporting {c.spec.net.get('arch', 'the net')} to ONNX")
     files = {'model.onnx':graph_file(c, net, dynamic_hw=dynamic_hw, input=input, logits=logits),
              'vocab.txt':'\n'.join(c.vocab).encode('utf-8')}
     if weights: files['weights.safetensors'] = weights
-    pictures = golden_pictures(learn, goldens)
     say(f'comparing with learn.predict on {len(pictures)} pictures')
     tracer = LearnerTracer(learn)
     files.update(golden_files(pictures, [tracer(im, f'golden {i}') for i,im in enumerate(pictures)], c.vocab))

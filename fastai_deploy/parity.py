@@ -247,10 +247,12 @@ def golden_trace(
 )->Trace:
     "The trace that golden `g` remembers"
     s = g.stages
+    if not all(isinstance(s.get(k), str) for k in ('open', 'item')):
+        raise BundleError('golden/golden.json: the digest of a stage is not there')
     try: batch,net = np.array(s['batch'], np.float32), np.array(s['net'], np.float32)
     except (KeyError, TypeError, ValueError) as e:
         raise BundleError(f'golden/golden.json: a stage is not there: {e!r}') from e
-    return Trace(s.get('open'), s.get('item'), batch, net, g.probs, g.label, name)
+    return Trace(s['open'], s['item'], batch, net, g.probs, g.label, name)
 
 # %% ../nbs/06_parity.ipynb #replay
 def replay(

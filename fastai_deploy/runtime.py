@@ -7,7 +7,7 @@ __all__ = ['Golden', 'read_goldens', 'make_session', 'Model', 'prepare', 'run', 
            'predict_batch']
 
 # %% ../nbs/05_runtime.ipynb #imports
-import io, json, os, sys
+import json, os, sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,11 +33,15 @@ class Golden:
     stages:dict       # the earlier stages: digests and samples
 
     @classmethod
-    def read(cls, bundle:Bundle, d:dict)->'Golden':
-        "From an entry of `golden/golden.json`"
-        image = Image.open(io.BytesIO(bundle.read(f"golden/{d['file']}")))
-        image.load()
-        return cls(image, d['label'], d['index'], np.array(d['probs'], np.float32), d['stages'])
+    def read(cls,
+        bundle:Bundle, # An open bundle
+        d:dict,        # An entry of its `golden/golden.json`
+    )->'Golden':
+        "The golden that entry `d` describes"
+        spec = bundle.spec.input
+        image = open_image(bundle.read(f"golden/{d['file']}"), mode=spec.mode, max_pixels=spec.max_pixels)
+        if not 0 <= d['index'] < bundle.spec.output.classes: raise ValueError(f"there is no class {d['index']}")
+        return cls(image, d['label'], d['index'], np.array(d['probs'], np.float32), dict(d['stages']))
 
 # %% ../nbs/05_runtime.ipynb #read-goldens
 def read_goldens(
@@ -46,7 +50,7 @@ def read_goldens(
     "The goldens of a bundle"
     if 'golden/golden.json' not in bundle: return []
     try: return [Golden.read(bundle, d) for d in json.loads(bundle.read('golden/golden.json'))]
-    except (ValueError, KeyError, TypeError, OSError) as e:
+    except (ValueError, LookupError, TypeError, RecursionError) as e:
         raise BundleError(f'{bundle.path}: golden/golden.json cannot be read: {e!r}') from e
 
 # %% ../nbs/05_runtime.ipynb #session
@@ -57,12 +61,14 @@ def make_session(
 )->ort.InferenceSession: # A session that runs `model`
     "An ONNX Runtime session"
     have,want = ort.get_available_providers(),providers or ['CPUExecutionProvider']
+    if isinstance(want, str): want = [want]
     names = [p if isinstance(p, str) else p[0] for p in want]
     if missing := [p for p in names if p not in have]:
         raise FastaiDeployError(f"execution provider {missing[0]!r} is not in this onnxruntime ({', '.join(have)})")
     if threads is not None and threads < 1: raise FastaiDeployError(f'threads must be at least 1, not {threads}')
     options = ort.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4
+    options.add_session_config_entry('session.model_external_initializers_file_folder_path', 'no-such-folder')
     if threads: options.intra_op_num_threads = threads
     try: return ort.InferenceSession(model, options, providers=want)
     except Exception as e: # onnxruntime's own classes have no common base but this
@@ -132,7 +138,11 @@ def run(
 )->np.ndarray: # float32 [N, classes], or a list of arrays, one for each of `names`
     "Batch transforms, net and activation, in one call of ONNX Runtime"
     x = batch if model.spec.input.dtype == 'uint8' else batch.astype(np.float32)/np.float32(255)
-    res = (session or model.session).run(names or [model.spec.output.name], {'image':x})
+    try: res = (session or model.session).run(names or [model.spec.output.name], {'image':x})
+    except Exception as e: # onnxruntime's own classes have no common base but this
+        if model.spec.input.size: raise
+        h,w = batch.shape[-2:]
+        raise ImageError(f'the net does not take a picture of {h}x{w} (height x width)') from e
     return res if names else res[0]
 
 # %% ../nbs/05_runtime.ipynb #attach
@@ -184,7 +194,9 @@ def _answer(model:Model, arrays:list)->list:
     for i,a in enumerate(arrays):
         if not isinstance(a, ImageError): shapes.setdefault(a.shape, []).append(i)
     for idxs in shapes.values():
-        for i,p in zip(idxs, model.run(np.stack([arrays[i] for i in idxs]))): res[i] = decode(p, model.vocab)
+        try: answers = [decode(p, model.vocab) for p in model.run(np.stack([arrays[i] for i in idxs]))]
+        except ImageError as e: answers = [e]*len(idxs)
+        for i,a in zip(idxs, answers): res[i] = a
     return res
 
 # %% ../nbs/05_runtime.ipynb #batch
@@ -197,6 +209,7 @@ def predict_batch(
     exif:bool=False,             # Turn pictures as their EXIF orientation says
 )->list: # For each item its `Prediction`, or the `ImageError` that says why not
     "Predict many pictures; a bad one does not stop the others"
+    if isinstance(items, (str, bytes, os.PathLike)): raise FastaiDeployError('predict_batch takes a list of pictures')
     if batch_size < 1: raise FastaiDeployError(f'batch_size must be at least 1, not {batch_size}')
     items,res = list(items),[]
     report = progress if callable(progress) else show_progress if progress else lambda done, total: None
