@@ -279,8 +279,8 @@ def capture(
 )->Captured: # Its spec, vocab and net
     "Read what `learn` does at validation"
     if not isinstance(learn, Learner):
-        raise UnsupportedError(f'a fastai Learner is needed, not a {type(learn).__name__}; load_learner(file) gives the '
-                               'one that learn.export wrote')
+        raise UnsupportedError(f'a fastai Learner is needed, not a {type(learn).__name__}; load_learner(file) gives '
+                               'the one that learn.export wrote')
     cls,vocab = opener(learn),class_names(learn)
     check_callbacks(learn)
     sources(learn, range(min(1, len(learn.dls.valid_ds))))
