@@ -1,0 +1,54 @@
+"Each op has one name, and an entry everywhere: the schema, capture, the code that applies it, the graph."
+import pytest
+
+pytest.importorskip('fastai.vision.all')
+
+import numpy as np
+import torch
+from fastai.vision.all import (
+    AffineCoordTfm,
+    CropPad,
+    IntToFloatTensor,
+    Normalize,
+    RandomResizedCrop,
+    RandomResizedCropGPU,
+    RatioResize,
+    Resize,
+    imagenet_stats,
+)
+from PIL import Image
+
+from fastai_deploy.batch import BATCH_OPS, batch_module
+from fastai_deploy.capture import _batch_ops, _item_ops
+from fastai_deploy.graph import export_onnx
+from fastai_deploy.runtime import make_session
+from fastai_deploy.spec import op_names
+from fastai_deploy.transforms import ITEM_OPS, apply_item, check_item
+
+ITEM = [Resize(9), RandomResizedCrop(8), CropPad(7), RatioResize(8)]
+BATCH = [IntToFloatTensor(), AffineCoordTfm(size=16), RandomResizedCropGPU(12), Normalize.from_stats(*imagenet_stats)]
+
+
+def captured(known, tfms):
+    "op name -> op, as capture writes each transform down."
+    ops = [known[type(t)](t) for t in tfms]
+    return {o['op']: o for o in ops}
+
+
+@pytest.mark.filterwarnings('ignore:RatioResize')
+def test_item_ops():
+    ops = captured(_item_ops, ITEM)
+    assert set(op_names('item')) == set(ITEM_OPS) == set(ops)
+    check_item(list(ops.values()))
+    for op in ops.values(): assert apply_item([op], Image.new('RGB', (30, 20))).mode == 'RGB'
+
+
+def test_batch_ops(tmp_path):
+    ops = captured(_batch_ops, BATCH)
+    assert set(op_names('batch')) == set(BATCH_OPS) == set(ops)
+    net = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 2))
+    export_onnx(list(ops.values()), net, tmp_path/'model.onnx', (20, 24))
+    x = np.random.default_rng(0).integers(0, 255, (2, 3, 20, 24), dtype=np.uint8)
+    ours = make_session((tmp_path/'model.onnx').read_bytes()).run(None, {'image': x})[0]
+    with torch.no_grad(): theirs = net(batch_module(list(ops.values()), (20, 24))(torch.tensor(x))).softmax(-1)
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
