@@ -1,7 +1,8 @@
 """Speed, cold start and size of a bundle against fastai, side by side in one run. Look at the ratios: times vary.
 
     make bench        (or python tools/bench.py --rounds 30 --photo my.jpg)"""
-import argparse, json, statistics, subprocess, sys, tempfile, time
+import argparse, json, statistics, subprocess, sys, tempfile, time, warnings
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,12 @@ COLD = {
               'with learn.no_bar(): print(learn.predict({photo!r})[0])',
     'bundle': 'import fastai_deploy as fd; print(fd.load({bundle!r}).predict({photo!r}).label)',
 }
-PEAK = ('\nimport sys, resource; peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n'
-        'print("peak", peak*(1 if sys.platform == "darwin" else 1024))')
+PEAK = """
+from pathlib import Path
+status = Path('/proc/self/status')   # Linux; elsewhere there is no such file, and no figure
+peak = [o.split()[1] for o in status.read_text().splitlines() if o.startswith('VmHWM')] if status.exists() else ['nan']
+print('peak', *peak)
+"""
 
 def a_photo(path):
     "A JPEG of a photo's size and detail, drawn: hills of noise in several sizes."
@@ -26,6 +31,7 @@ def a_photo(path):
 
 def a_learner(photo, folder):
     "fastbook's presizing recipe on a resnet18 with random weights, 37 classes."
+    warnings.filterwarnings('ignore', category=FutureWarning)   # torch's, about itself
     import fastai.vision.all as fv
     files = []
     for i in range(37):
@@ -44,11 +50,11 @@ def seconds(f):
     return time.perf_counter() - t
 
 def interleaved(fs, rounds):
-    "Median seconds of each function; a round calls each once, so that a busy moment hits all alike."
+    "Median seconds of each function; each round calls all of them in another order, so that none is favoured."
     for f in fs.values(): f()
-    times = {k: [] for k in fs}
-    for _ in range(rounds):
-        for k, f in fs.items(): times[k].append(seconds(f))
+    times, orders = {k: [] for k in fs}, list(permutations(fs))
+    for i in range(rounds):
+        for k in orders[i % len(orders)]: times[k].append(seconds(fs[k]))
     return {k: statistics.median(v) for k, v in times.items()}
 
 def bare(model):
@@ -66,7 +72,7 @@ def cold(python, code):
                          cwd=tempfile.gettempdir())
     took = time.perf_counter() - t
     if out.returncode: sys.exit(out.stderr)
-    return took, int(out.stdout.split('peak')[-1])/1e6
+    return took, float(out.stdout.split('peak')[-1])*1024/1e6
 
 def size_mb(folder):
     "Size of a folder of packages, in MB."
@@ -80,7 +86,7 @@ def site_packages(name):
 
 def row(what, a, b, fmt, aim):
     "One line of the table."
-    print(f'{what:58} {fmt(a):>11} {fmt(b):>11} {a/b:>8.2f}   {aim}')
+    print(f'{what:58} {fmt(a):>11} {fmt(b):>11} {a/b:>8.3g}   {aim}')
     return dict(what=what, a=a, b=b, ratio=a/b, aim=aim)
 
 def bench(photo, rounds, cold_rounds, tmp):
@@ -115,7 +121,7 @@ def bench(photo, rounds, cold_rounds, tmp):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--photo', type=Path, help='a JPEG to predict on; one is drawn by default')
-    p.add_argument('--rounds', type=int, default=40, help='calls of each predictor')
+    p.add_argument('--rounds', type=int, default=60, help='calls of each predictor')
     p.add_argument('--cold-rounds', type=int, default=5, help='fresh processes of each kind')
     p.add_argument('--json', type=Path, help='write the figures to this file, too')
     a = p.parse_args()
