@@ -134,9 +134,10 @@ def _swap(new:Path, path:Path)->None:
     "Put `new` in the place of `path`, which may be there"
     if not new.is_dir(): return os.replace(new, path)
     old = new.with_name(new.name + '-old')
-    if path.exists(): os.replace(path, old)
-    try: os.replace(new, path)
-    except OSError:
+    try:
+        if path.exists(): os.replace(path, old)
+        os.replace(new, path)
+    except BaseException:  # Ctrl-C, too
         if old.exists(): os.replace(old, path)
         raise
     shutil.rmtree(old, ignore_errors=True)

@@ -91,12 +91,11 @@ def prove(
     files:dict, # name → content of its bundle
     learn,      # The Learner
     pictures,   # PIL images
-    progress=None, # A function of (done, total)
 )->Parity: # The comparison, which passed
     "Compare a bundle that is not written yet with its Learner"
     with tempfile.TemporaryDirectory() as tmp:
         model = load(write_bundle(Path(tmp)/'bundle', c.spec, files))
-        return compare_with(model, learn, pictures, progress).check()
+        return compare_with(model, learn, pictures).check()
 
 # %% ../nbs/17_export.ipynb #check-classes
 def check_classes(
