@@ -57,7 +57,7 @@ def title(nb):
     return front_matter(src)[0].get('title') or (m[1].strip() if m else 'untitled')
 
 def name(stem):
-    "A page's name as nbdev has it: 02_transforms gives transforms.html."
+    "A page's name as nbdev has it: 03_transforms gives transforms.html."
     return re.sub(r'^\d+[a-z]?_', '', stem) + '.html'
 
 def nav(here, titles):

@@ -7,8 +7,8 @@ from shutil import copytree, ignore_patterns
 
 LIB, NBS = 'fastai_deploy', 'nbs'
 RUN_SIDE = {'numpy', 'PIL', 'onnxruntime'}                        # all that notebooks 00 to 09 may import
-FASTAI_ROOMS = {'data', 'train', 'capture', 'verifying'}          # where fastai may be imported
-TORCH_ROOMS = {'rebuild', 'batch', 'graph'}                       # torch side, no fastai
+FASTAI_ROOMS = {'data', 'train', 'tasks', 'capture', 'verifying'} # where fastai may be imported
+TORCH_ROOMS = {'heads', 'rebuild', 'unet', 'batch', 'graph'}       # torch side, no fastai
 TORCH_SIDE = RUN_SIDE | {'torch', 'torchvision', 'timm', 'onnx', 'onnxscript', 'safetensors'}
 FASTAI = {'fastai', 'fastcore', 'fastprogress', 'fastdownload', 'fasttransform'}
 
@@ -185,12 +185,12 @@ def not_allowed(m, n, name, lazy, mods):
         k = mods.get(name[1:].split('.')[0], (None,))[0]
         if k is None: return 'no notebook writes it'
         if k >= n: return 'upward'
-        return 'a train-side module, at the top' if n >= 20 and 10 <= k < 20 and not lazy else None
+        return 'a train-side module, at the top' if n >= 30 and 10 <= k < 30 and not lazy else None
     if name in sys.stdlib_module_names or name == '__future__': return None
     if name in FASTAI: return None if m in FASTAI_ROOMS else 'fastai belongs to ' + ', '.join(sorted(FASTAI_ROOMS))
     if n < 10: return None if name in RUN_SIDE else 'not on the run side'
     if m in TORCH_ROOMS: return None if name in TORCH_SIDE else 'not in a torch room'
-    return 'heavy, at the top' if n >= 20 and not lazy and name not in RUN_SIDE else None
+    return 'heavy, at the top' if n >= 30 and not lazy and name not in RUN_SIDE else None
 
 def no_pickle(root):
     "The run side reads no pickles."
