@@ -121,7 +121,7 @@ def _validate_object(x:dict, s:dict, where:str)->None:
 class Input:
     "What goes in: the kind of picture, and what `model.onnx` takes"
     size:list|None             # [height, width] after the item ops; None: any
-    mode:str='RGB'             # Pillow mode: 'RGB' or 'L'
+    mode:str='RGB'             # Pillow mode: 'RGB', 'L' or 'RGBA'
     dtype:str='uint8'          # of model.onnx's input: 'uint8' (0..255) or 'float32' (0..1)
     max_pixels:int=50_000_000  # larger pictures are refused
     kind:str='image'           # the only kind so far
@@ -129,16 +129,18 @@ class Input:
     @property
     def channels(self)->int:
         "How many numbers a pixel has"
-        return dict(RGB=3, L=1)[self.mode]
+        return len(self.mode)
 
 # %% ../nbs/00_spec.ipynb #spec-output
 @dataclass
 class Output:
     "What comes out of `model.onnx`"
-    classes:int            # number of classes
-    activation:str         # from raw outputs to probabilities; it is in the graph
+    shape:list             # of one picture's answer: [classes], [classes, height, width], …; None: as the picture's
+    activation:str         # from raw outputs to the answer; it is in the graph
+    name:str='probs'       # the graph's first output, float32: 'probs', 'values', 'points' or 'pixels'
     logits:bool=False      # whether the raw outputs are there too
-    name:str='probs'       # the graph's first output: float32 [N, classes]
+    threshold:float=None   # of a multilabel net: a label holds above it
+    tta:dict=None          # test-time augmentation, in the graph: flip, beta, use_max
 
 # %% ../nbs/00_spec.ipynb #spec-class
 @dataclass
@@ -151,7 +153,7 @@ class Spec:
     output:Output                              # what comes out
     files:dict = field(default_factory=dict)   # name -> {sha256, bytes} of every other file
     made_by:dict = field(default_factory=dict) # versions of what made it
-    task:str = 'classification'                # what is predicted
+    task:str = 'classification'                # what is predicted, see the schema
     format:str = 'fastai_deploy/1'             # bundle format
 
     @classmethod

@@ -12,6 +12,7 @@ import math
 import numpy as np
 from PIL import Image
 
+from .custom import custom, find_op
 from .spec import BundleError, ImageError, spec_schema, validate
 
 # %% ../nbs/03_transforms.ipynb #check-step
@@ -118,7 +119,7 @@ def ratio_resize(
 
 # %% ../nbs/03_transforms.ipynb #ops
 ITEM_OPS = dict(resize=resize, random_resized_crop=random_resized_crop, crop_pad=center_crop_pad,
-                ratio_resize=ratio_resize)
+                ratio_resize=ratio_resize, custom=custom)
 
 def check_item(
     ops:list, # Item ops as in bundle.json: [{'op': name, **arguments}, …]
@@ -127,8 +128,9 @@ def check_item(
     validate(ops, spec_schema()['properties']['item'], 'bundle.json: item')
     for i,o in enumerate(ops):
         where = f"bundle.json: item[{i}]: {o['op']}"
+        if o['op'] == 'custom': find_op(o['name'])
         if not math.isfinite(o.get('val_xtra', 0)): raise BundleError(f"{where}: val_xtra must be a finite number")
-        h,w = o.get('size', [o.get('max_size')]*2)
+        h,w = o.get('size', [o.get('max_size', 1)]*2)
         xtra = max(h,w)*o.get('val_xtra', 0)+8
         if (h+xtra)*(w+xtra) > MAX_PIXELS: raise BundleError(f'{where}: a size of {h} x {w} is too large')
 
@@ -138,7 +140,10 @@ def item_size(
 )->tuple|None: # (height, width) after the last op; None: it depends on the picture
     "Size that `ops` bring every picture to, if they do"
     size = None
-    for o in ops: size = tuple(o['size']) if 'size' in o else size and _ratio_size(*size, o['max_size'])
+    for o in ops:
+        if 'size' in o: size = tuple(o['size'])
+        elif 'max_size' in o: size = size and _ratio_size(*size, o['max_size'])
+        else: size = None  # a transform of the user's own
     return size
 
 # %% ../nbs/03_transforms.ipynb #apply-item
