@@ -23,9 +23,9 @@ def _plugins():
             seen.add(name)
             yield (name, *Image.OPEN[name])
 
-def _identify(f):
-    "The picture in file object `f`, its header read and its pixels not yet: `Image.open` without a global limit"
-    f.seek(0)
+def _identify(f, at=0):
+    "The picture at byte `at` of file `f`, its header read and its pixels not yet: `Image.open` without a global limit"
+    f.seek(at)
     prefix,notes = f.read(16),[]
     if isinstance(prefix, str): raise ImageError("a file opened as text: open it with mode 'rb'")
     if not prefix: raise ImageError('empty: 0 bytes')
@@ -34,7 +34,7 @@ def _identify(f):
             ok = accept(prefix) if accept else True
             if isinstance(ok, str): notes.append(ok)
             elif ok:
-                f.seek(0)
+                f.seek(at)
                 return factory(f, '')
         except (SyntaxError, IndexError, TypeError, struct.error) as e: notes += [f'{name}: {e}'] if accept else []
     raise ImageError('not a picture that Pillow can read' + (f' ({notes[0]})' if notes else ''))
@@ -46,6 +46,29 @@ def _check_size(size, max_pixels):
     if w < 1 or h < 1: raise ImageError(f'no pixels: {w} x {h}')
     if max_pixels is not None and w*h > max_pixels:
         raise ImageError(f'{w} x {h} is {w*h} pixels, and max_pixels is {max_pixels}')
+
+# %% ../nbs/01_images.ipynb #inside
+def _icons(f):
+    "Where the pictures in icon file `f` begin, and nothing for another file"
+    f.seek(0)
+    head,at,res = f.read(8),8,{}
+    if head[:4] == b'\0\0\1\0':  # Windows: entries of 16 bytes, the last four of them the place
+        n = head[4]+256*head[5]
+        if n > 1000: raise ImageError(f'an icon with {n} pictures inside')
+        f.seek(6)
+        res = {o: int.from_bytes(o[12:], 'little') for o in (f.read(16) for _ in range(n))}
+    while head[:4] == b'icns' and len(b := f.read(8)) == 8:  # Mac: one after the other, each with its length
+        res[b[:4]] = at+8
+        at += max(8, int.from_bytes(b[4:], 'big'))
+        f.seek(at)
+    return set(res.values())
+
+def _check_icons(f, max_pixels):
+    "`_check_size` for the pictures inside, if file `f` is an icon"
+    for at in _icons(f):
+        try: im = _identify(f, at)
+        except ImageError: continue  # Pillow will say so, or it is one of the raw formats
+        if im.format in ('PNG','DIB','JPEG2000'): _check_size(im.size, max_pixels)
 
 # %% ../nbs/01_images.ipynb #strict
 class _Strict:
@@ -69,7 +92,7 @@ def _convert(im, mode, exif):
     "A new picture: `im` in `mode`, turned upright first if `exif`, with nothing but pixels"
     im.load()
     if exif: im = ImageOps.exif_transpose(im)
-    if 'transparency' in im.info:
+    if 'transparency' in im.info and mode != 'RGBA':
         im = im.copy()
         del im.info['transparency']
     try: im = im.convert(mode)
@@ -80,9 +103,10 @@ def _convert(im, mode, exif):
 # %% ../nbs/01_images.ipynb #from-array
 def _from_array(a, mode, max_pixels):
     "The picture in array `a`"
-    want = 'uint8 [height, width, 3]' + (' or [height, width]' if mode == 'L' else '')
+    want = 'uint8 [height, width, 3]' + dict(L=' or [height, width]', RGBA=' or [height, width, 4]').get(mode, '')
     if a.dtype != np.uint8: raise ImageError(f'{a.dtype} values, and {want} is needed')
-    if not ((a.ndim == 3 and a.shape[2] == 3) or (a.ndim == 2 and mode == 'L')):
+    channels = (3,4) if mode == 'RGBA' else (3,)
+    if not ((a.ndim == 3 and a.shape[2] in channels) or (a.ndim == 2 and mode == 'L')):
         raise ImageError(f'shape {list(a.shape)}, and {want} is needed')
     _check_size((a.shape[1], a.shape[0]), max_pixels)
     return Image.fromarray(np.ascontiguousarray(a))
@@ -96,6 +120,8 @@ def _decode(im, mode, exif, max_pixels):
     "`_convert` for a picture whose pixels may not be read yet"
     _check_size(im.size, max_pixels)
     try:
+        if im.format == 'TIFF' and 322 in im.tag_v2: _check_size((im.tag_v2[322], im.tag_v2[323]), max_pixels)
+        if im.format == 'ICNS' and im.fp: _check_icons(im.fp, max_pixels)
         with _strict: im = _convert(im, mode, exif)
     except ImageError: raise
     except MemoryError as e: raise ImageError(f'{im.size[0]} x {im.size[1]} does not fit into memory') from e
@@ -106,6 +132,7 @@ def _decode(im, mode, exif, max_pixels):
 def _from_file(f, *args):
     "The picture in binary file object `f`, which stays open"
     if not (hasattr(f, 'seek') and getattr(f, 'seekable', lambda: True)()): f = io.BytesIO(f.read())
+    _check_icons(f, args[-1])  # first: opening one kind of icon decodes it
     return _decode(_identify(f), *args)
 
 def _from_path(path, *args):
@@ -127,13 +154,14 @@ def _name(x):
 
 # %% ../nbs/01_images.ipynb #open
 def open_image(
-    x,                      # Path, bytes, binary file, PIL image, or uint8 array [H,W,3] ([H,W] too for mode 'L')
-    mode:str='RGB',         # Mode of the Learner's pictures: 'RGB' or 'L'
+    x,                      # Path, bytes, binary file, PIL image, or uint8 array [H,W,3] ('L': [H,W] too, 'RGBA': [H,W,4])
+    mode:str='RGB',         # Mode of the Learner's pictures: 'RGB', 'L' or 'RGBA'
     exif:bool=False,        # Turn the picture upright as EXIF says? fastai does not
     max_pixels:int|None=50_000_000, # Refuse pictures of more pixels (width times height); None: no limit
 )->Image.Image: # A new PIL image in `mode`: the bytes of fastai's `PILImage.create(path)`
     "Open picture `x` as fastai opens a file, or raise an `ImageError` that says why not"
-    if mode not in ('RGB', 'L'): raise UnsupportedError(f"mode {mode!r}: pictures are opened as 'RGB' or 'L' only")
+    if mode not in ('RGB', 'L', 'RGBA'):
+        raise UnsupportedError(f"mode {mode!r}: pictures are opened as 'RGB', 'L' or 'RGBA' only")
     args = mode,exif,max_pixels
     try:
         if isinstance(x, np.ndarray): return _convert(_from_array(x, mode, max_pixels), mode, False)
