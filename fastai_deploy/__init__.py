@@ -4,8 +4,8 @@ __version__ = "0.0.1"
 # nothing and the run side never meets torch.
 
 _homes = dict(exporting='export', verifying='verify', webdemo='demo', runtime='load Model Golden',
-    decode='Prediction MultiLabel Values Points Mask Picture', custom='register_op', bundle='Bundle open_bundle',
-    parity='Parity',
+    decode='Prediction', answers='MultiLabel Values Points Mask Picture', custom='register_op',
+    bundle='Bundle open_bundle', parity='Parity',
     spec='Spec FastaiDeployError BundleError ImageError UnsupportedError ParityError MissingExtraError')
 _home = {name: home for home, names in _homes.items() for name in names.split()}
 
