@@ -74,8 +74,9 @@ def interlaced(mode, w=48, h=32):
     if mode == 'RGB;16':
         im = card(w, h)
         return png(np.asarray(im).astype(np.uint16)*256 + np.arange(w)[:, None]%256, 2, 16)
-    im, colour, bits = in_mode(mode, w, h), dict(RGB=2, P=3, LA=4, RGBA=6).get(mode, 0), {'1': 1, 'I;16': 16}.get(mode, 8)
-    return png(np.asarray(im), colour, bits, palette=bytes(im.getpalette()) if mode == 'P' else None)
+    im, colour = in_mode(mode, w, h), dict(RGB=2, P=3, LA=4, RGBA=6).get(mode, 0)
+    palette = bytes(im.getpalette()) if mode == 'P' else None
+    return png(np.asarray(im), colour, {'1': 1, 'I;16': 16}.get(mode, 8), palette=palette)
 
 def turned(kind, o):
     "The card with EXIF orientation `o`."
@@ -149,8 +150,9 @@ def _rows():
     one = lambda group, name, f, **kw: Row(group, name, lambda: [f()], **kw)
     for m in ('1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBA', 'CMYK', 'YCbCr', 'I;16', 'F'):
         yield one('modes', f'{m}, in memory', lambda m=m: in_mode(m))
-    for kind, modes in dict(PNG='1 L LA P RGB RGBA I;16', TIFF='1 L LA P PA RGB RGBA CMYK YCbCr I;16 F',
-                            GIF='1 L P RGB RGBA', JPEG='L RGB CMYK YCbCr', WebP='L RGB RGBA', BMP='1 L P RGB RGBA').items():
+    kinds = dict(PNG='1 L LA P RGB RGBA I;16', TIFF='1 L LA P PA RGB RGBA CMYK YCbCr I;16 F', GIF='1 L P RGB RGBA',
+                 JPEG='L RGB CMYK YCbCr', WebP='L RGB RGBA', BMP='1 L P RGB RGBA')
+    for kind, modes in kinds.items():
         for m in modes.split(): yield one('modes', f'{m}, {kind}', saved(m, kind))
     yield one('modes', 'P with transparency, PNG', saved('P', 'png', transparency=bytes(range(256))))
     yield one('modes', 'RGB with transparency, PNG', saved('RGB', 'png', transparency=(0, 0, 255)))
