@@ -8,7 +8,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 from env import ROOT, python_of
 
-LATEST = 'tests/test_latest.py'
+LATEST = 'tests/test_latest.py'                                # runs there alone
+BOTH = ['tests/test_inputs.py', 'tests/test_properties.py']    # against fastai, the old and the newest
 
 def lint():
     "ruff on the package, the tools and the tests: (passed, failed, skipped)."
@@ -24,13 +25,13 @@ def counts(xml):
                                       int(o.get('skipped'))) for o in suites)))
     return n - bad - skipped, bad, skipped
 
-def pytest(env, *args, slow=False):
+def pytest(env, *args, slow=False, **more):
     "Run pytest in environment `env`: (passed, failed, skipped)."
     with tempfile.TemporaryDirectory() as tmp:
         xml = Path(tmp)/'junit.xml'
         # one thread per process: two test processes on two cores; matplotlib without a screen
         vars = dict(os.environ, OMP_NUM_THREADS='1', OMP_WAIT_POLICY='PASSIVE', MPLBACKEND='agg', PYTHONUTF8='1',
-                    FASTAI_DEPLOY_FLAGS='slow' if slow else '')
+                    FASTAI_DEPLOY_FLAGS='slow' if slow else '', **more)
         cmd = [python_of(env), '-m', 'pytest', f'--junitxml={xml}', *args]
         rc = subprocess.run([str(o) for o in cmd], cwd=ROOT, env=vars).returncode
         passed, failed, skipped = counts(xml)
@@ -43,11 +44,12 @@ def main():
     p.add_argument('--slow', action='store_true', help='run the cells flagged `slow` too')
     p.add_argument('args', nargs='*', help='more arguments for pytest')
     a, rest = p.parse_known_args()
+    fewer = os.environ.get('FASTAI_DEPLOY_EXAMPLES', '500')
     t, only, rest, workers = time.time(), a.only, a.args + rest, ['-n', '2', '--dist', 'worksteal']
     steps = {'lint': lint,
              'tests': lambda: pytest('dev', *workers, f'--ignore={LATEST}', *rest, slow=a.slow),
              'notebooks': lambda: pytest('dev', *workers, 'tests/test_notebooks.py', *rest, slow=a.slow),
-             'latest': lambda: pytest('latest', '-p', 'no:cacheprovider', LATEST, *rest)}
+             'latest': lambda: pytest('latest', '-p', 'no:cacheprovider', LATEST, *BOTH, *rest, FASTAI_DEPLOY_EXAMPLES=fewer)}
     total = [0, 0, 0]
     for name in [only] if only else ['lint', 'tests', 'latest']:
         print(f'== {name}', flush=True)
