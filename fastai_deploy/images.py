@@ -36,7 +36,8 @@ def _identify(f, at=0):
             elif ok:
                 f.seek(at)
                 return factory(f, '')
-        except (SyntaxError, IndexError, TypeError, struct.error) as e: notes += [f'{name}: {e}'] if accept else []
+        except SyntaxError as e: notes += [f'{name}: {e}'] if accept else []
+        except (IndexError, TypeError, struct.error): pass
     raise ImageError('not a picture that Pillow can read' + (f' ({notes[0]})' if notes else ''))
 
 # %% ../nbs/01_images.ipynb #check-size
@@ -133,7 +134,10 @@ def _from_file(f, *args):
     "The picture in binary file object `f`, which stays open"
     if not (hasattr(f, 'seek') and getattr(f, 'seekable', lambda: True)()): f = io.BytesIO(f.read())
     _check_icons(f, args[-1])  # first: opening one kind of icon decodes it
-    return _decode(_identify(f), *args)
+    try: im = _identify(f)
+    except ImageError: raise
+    except Exception as e: raise ImageError(f'truncated or damaged: {_say(e)}') from e
+    return _decode(im, *args)
 
 def _from_path(path, *args):
     "The picture in the file at `path`"
@@ -154,7 +158,7 @@ def _name(x):
 
 # %% ../nbs/01_images.ipynb #open
 def open_image(
-    x,                      # Path, bytes, binary file, PIL image, or uint8 array [H,W,3] ('L': [H,W] too, 'RGBA': [H,W,4])
+    x,                      # Path, bytes, binary file, PIL image, uint8 array [H,W,3] ('L': [H,W] too, 'RGBA': [H,W,4])
     mode:str='RGB',         # Mode of the Learner's pictures: 'RGB', 'L' or 'RGBA'
     exif:bool=False,        # Turn the picture upright as EXIF says? fastai does not
     max_pixels:int|None=50_000_000, # Refuse pictures of more pixels (width times height); None: no limit
