@@ -4,16 +4,18 @@
 
 # %% auto #0
 __all__ = ['describe_transform', 'created_class', 'find_task', 'class_names', 'find_activation', 'find_threshold',
-           'check_decodes', 'Target', 'check_shape', 'find_target']
+           'check_decodes', 'Target', 'check_shape', 'find_target', 'find_tta']
 
 # %% ../nbs/18_tasks.ipynb #imports
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from fastai.data.core import Datasets
 from fastai.data.transforms import Categorize, OneHotEncode, RegressionSetup
 from fastai.learner import Learner
 from fastai.vision.core import AddMaskCodes, PILImage, PILImageBW, PILMask, TensorPoint
+from PIL import Image
 
 from .spec import UnsupportedError, class_tasks
 
@@ -160,3 +162,28 @@ def find_target(
     if task == 'multilabel': res.threshold = find_threshold(loss)
     check_decodes(loss, task, _activations[res.activation](_random(small)), res.threshold)
     return res
+
+# %% ../nbs/18_tasks.ipynb #tta
+def find_tta(
+    learn:Learner,  # A fastai Learner
+    tta,            # 'horizontal', 'vertical', or dict(flip=, beta=, use_max=)
+    task:str,       # As a spec calls it
+    batch:list,     # Batch ops of the spec
+    cls:type=PILImage, # The picture class that its items have
+)->dict|None: # For the spec
+    "A declared test-time augmentation, if `learn.tta` can be told to do just that"
+    if not tta: return None
+    res = dict(flip=None, beta=.25, use_max=False) | (tta if isinstance(tta, dict) else dict(flip=tta))
+    if task not in ('classification', 'multilabel', 'regression'):
+        raise UnsupportedError(f'tta: the answers of {task} would have to be turned back: leave it out')
+    if moving := [o['op'] for o in batch if o['op'] == 'random_resized_crop_gpu']:
+        raise UnsupportedError(f'tta: learn.tta draws {moving[0]} at random: use aug_transforms without min_scale')
+    probe = cls.create(Image.effect_noise((37, 29), 90).convert(cls._open_args['mode']))
+    for t in learn.dls.valid.after_item.fs:
+        want = t(probe, split_idx=1)
+        if any(bytes(_pixels(t(probe, split_idx=0))) != bytes(_pixels(want)) for _ in range(8)):
+            raise UnsupportedError(f"tta: learn.tta draws {describe_transform(t)} at random: use Resize(method='squish')")
+    return res
+
+# %% ../nbs/18_tasks.ipynb #tta-pixels
+def _pixels(x)->np.ndarray: return np.ascontiguousarray(np.asarray(x))
