@@ -119,7 +119,8 @@ def test_a_shifted_crop_is_seen():
 
 unit = st.floats(0, 1)
 bside = st.one_of(st.integers(2, 40), st.integers(2, 160), st.integers(40, 160), st.sampled_from([128, 224, 460]))
-bsize = st.one_of(st.none(), bside, st.tuples(bside, bside))
+btarget = st.one_of(st.integers(8, 40), st.integers(8, 160), st.sampled_from([64, 128, 224]))
+bsize = st.one_of(st.none(), btarget, st.tuples(btarget, btarget))
 modes = st.sampled_from(['bilinear', 'bilinear', 'nearest', 'bicubic'])
 grid = dict(mode=modes, pad_mode=pads)
 align = st.sampled_from([True, True, False, None])
@@ -128,7 +129,7 @@ align = st.sampled_from([True, True, False, None])
 def crops(draw):
     "A `RandomResizedCropGPU` of any shape."
     lo = draw(st.floats(.4, 1.2))
-    return aug.RandomResizedCropGPU(draw(st.one_of(bside, st.tuples(bside, bside))), mode=draw(modes),
+    return aug.RandomResizedCropGPU(draw(st.one_of(btarget, st.tuples(btarget, btarget))), mode=draw(modes),
                                     ratio=(lo, draw(st.floats(lo, 2))), valid_scale=draw(st.floats(.5, 1)))
 
 def make(cls, **kw): return st.fixed_dictionaries(kw).map(lambda kw: cls(**kw))
@@ -176,7 +177,7 @@ def batch_case(tfms, shape, seed):
     except UnsupportedError as e:
         assert isinstance(want, Exception), e
         return 'refused'
-    if any(min(o['std']) < .05 for o in ops if o['op'] == 'normalize'): return 'flat'   # a batch of one colour
+    if any(min(o['std']) < .1 for o in ops if o['op'] == 'normalize'): return 'flat'   # a batch of one colour
     assert not isinstance(want, Exception), f'fastai fails, we do not: {want!r}'
     assert (got.shape, got.dtype) == (want.shape, torch.float32)
     assert tuple(batch_size_after(ops, (h, w))) == tuple(got.shape[-2:])
