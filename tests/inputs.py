@@ -225,17 +225,16 @@ GROUPS = list(dict.fromkeys(o.group for o in ROWS))
 # --- the comparison
 
 def fastai_opens(x, mode):
-    "fastai's picture for a path or bytes, or its exception. For a PIL image: what the same route makes of it."
+    "fastai's picture from path `x`, or its exception. For a PIL image: what the same route makes of it."
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')    # Pillow's, about palettes and sizes
         try: return x.convert(mode) if isinstance(x, Image.Image) else MODES[mode].create(x)
-        except Exception as e: return e
+        except Exception as e: return e.with_traceback(None)   # which would keep the file open
 
 def given(x, want, path):
-    "(source, value) for each way to hand over input `x`."
+    "(source, value) for each way to hand over input `x`; its bytes are in the file at `path`."
     if isinstance(x, Path): return [('path', x)]
     if isinstance(x, Image.Image): return [('PIL', x)]
-    path.write_bytes(x)
     res = [('path', path), ('bytes', x), ('file', open(path, 'rb'))]
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
@@ -259,9 +258,11 @@ def outcome(want, x, mode):
 
 def compare(row, mode, folder):
     "(what fastai says of each input of `row`, source -> Counter of outcomes)."
-    said, found, path = [], {}, Path(folder)/'picture'
-    for x in row.make():
-        want = fastai_opens(x, mode)
+    said, found = [], {}
+    for i, x in enumerate(row.make()):
+        path = Path(folder)/f'{mode}{i}'
+        if isinstance(x, bytes): path.write_bytes(x)
+        want = fastai_opens(path if isinstance(x, bytes) else x, mode)
         said.append(type(want).__name__ if isinstance(want, Exception) else f'{want.size[0]} x {want.size[1]}')
         for source, o in given(x, want, path):
             found.setdefault(source, Counter())[outcome(want, o, mode)] += 1
