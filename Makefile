@@ -3,7 +3,7 @@
 PYTHON ?= python3
 ENV = $(PYTHON) tools/env.py
 
-.PHONY: help env demo test test-slow test-latest lint docs readme export bench clean
+.PHONY: help env demo test test-slow test-latest lint docs readme export bench zoo clean
 
 help:         ## this list
 	@$(PYTHON) tools/env.py --help-targets Makefile
@@ -27,5 +27,7 @@ export:       ## notebooks -> modules, notebooks cleaned, README.md
 	$(ENV) dev --exec tools/export.py $(ARGS)
 bench:        ## speed, cold start and size, against fastai
 	$(ENV) dev run latest --exec tools/bench.py $(ARGS)
+zoo:          ## which nets: one of every family that fastai can train, into nbs/zoo.json (about an hour)
+	$(ENV) dev --exec tools/zoo.py $(ARGS)
 clean:        ## remove what the targets made, the environments too
 	$(PYTHON) tools/env.py --clean

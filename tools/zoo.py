@@ -114,17 +114,31 @@ def a_learner(arch, size):
     from fastai_deploy.data import digits
     dls = ImageDataLoaders.from_folder(digits(), valid_pct=.1, seed=0, bs=2, num_workers=0, item_tfms=Resize(size),
                                        batch_tfms=[Normalize.from_stats(*imagenet_stats)])
-    learn = vision_learner(dls, arch, pretrained=False, normalize=False)
-    randomise(learn.model, pictures(4, size)/255.)
+    try: learn = vision_learner(dls, arch, pretrained=False, normalize=False)
+    except StopIteration: raise ValueError('fastai finds no pooling layer to cut the net at') from None
+    x = pictures(4, size)
+    x[1].random_(0, 256), x[2].fill_(0), x[3].fill_(255)   # the graph is checked with noise, black and white
+    x = net_input(learn, x)
+    try: randomise(learn.model, x)
+    except RuntimeError as e: raise why_not(learn, x, e) from e
     return learn
 
-def live(learn, x):
-    "The raw outputs of a Learner for a batch of bytes: its own batch transforms, its own net."
-    import torch
+def net_input(learn, x):
+    "What a Learner's net receives for a batch of bytes: its own batch transforms."
     from fastai.torch_core import TensorImage
-    with torch.no_grad():
-        b = learn.dls.valid.after_batch((TensorImage(x),))[0]
-        return torch.as_tensor(learn.model(b)).numpy()
+    return learn.dls.valid.after_batch((TensorImage(x),))[0]
+
+def live(learn, x):
+    "The raw outputs of a Learner for a batch of bytes."
+    import torch
+    with torch.no_grad(): return torch.as_tensor(learn.model(net_input(learn, x))).numpy()
+
+def why_not(learn, x, e):
+    "The error of a net that fastai builds and cannot run: for the one reason that is known, in clear words."
+    import torch
+    with torch.no_grad(): shape = list(learn.model[0](x).shape)
+    if len(shape) != 4 or shape[-1] < shape[1]: return e
+    return ValueError(f"the body gives {shape}, channels last, and fastai's head pools the last two")
 
 def difference(a, b):
     "Largest difference, relative to the largest value; infinite where the shapes differ."
