@@ -68,7 +68,8 @@ class SelfAttention(nn.Module):
 # %% ../nbs/14_unet.ipynb #resize
 def _resize(x, like):
     "`x` at the height and width of `like`"
-    return x if x.shape[-2:]==like.shape[-2:] else F.interpolate(x, like.shape[-2:], mode='nearest')
+    free = isinstance(like.shape[-1], torch.SymInt)  # an exporter that leaves the size free
+    return x if not free and x.shape[-2:]==like.shape[-2:] else F.interpolate(x, like.shape[-2:], mode='nearest')
 
 # %% ../nbs/14_unet.ipynb #up-block
 class UpBlock(nn.Module):
