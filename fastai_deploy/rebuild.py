@@ -175,7 +175,8 @@ def _describe_cut(body, arch, args):
     "Description of a body that was cut out of torchvision's net `arch`"
     module,name = getattr(arch, '__module__', ''),getattr(arch, '__name__', str(arch))
     if not module.startswith('torchvision.models'):
-        raise UnsupportedError('its arch is not told' if arch is None else f'arch {name} is not of timm or torchvision')
+        raise UnsupportedError('its arch is not told: set learn.arch = models.resnet34, or what it is' if arch is None
+                               else f'arch {name} is not of timm, torchvision or fastai')
     chans = _first_conv(body)[1].in_channels
     res = dict(arch=name, cut=len(body), args=({} if chans==3 else dict(in_chans=chans)) | args)
     on_timm = module=='torchvision.models.resnet' and len(body)==len(_resnet) and timm.is_model(name)
