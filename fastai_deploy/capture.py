@@ -32,6 +32,7 @@ from .rebuild import describe_net
 from .spec import Input, Output, Spec, UnsupportedError
 from .tasks import Target, created_class, describe_transform, find_target, find_tta
 from .transforms import item_size
+from .unet import describe_unet, is_unet, plain_copy
 
 # %% ../nbs/19_capture.ipynb #inactive
 _calls = {Transform.__call__, RandTransform.__call__, ItemTransform.__call__}
@@ -107,7 +108,7 @@ def _(t): return dict(op='random_resized_crop_gpu', size=list(t.size), ratio=[fl
 @capture_op(_batch_ops, Normalize)
 def _(t):
     mean,std = (torch.as_tensor(o).float().cpu() for o in (t.mean, t.std))
-    if mean.numel() not in (1, 3) or mean.ndim not in (0, 4) or mean.ndim == 4 and mean.shape[1] != mean.numel():
+    if mean.numel() not in (1, 3, 4) or mean.ndim not in (0, 4) or mean.ndim == 4 and mean.shape[1] != mean.numel():
         raise UnsupportedError(f'Normalize: mean of shape {tuple(mean.shape)} is not one number a channel')
     return dict(op='normalize', mean=mean.flatten().tolist(), std=std.flatten().tolist())
 
@@ -210,7 +211,7 @@ def bare_model(
     "A Learner's net, unwrapped"
     model = learn.model
     while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)): model = model.module
-    return deepcopy(model).cpu().float().eval()
+    return plain_copy(model).cpu().float().eval()
 
 # %% ../nbs/19_capture.ipynb #net-shape
 def net_shape(
@@ -271,7 +272,7 @@ def describe(
     size=None,       # (height, width) of what it receives
 )->dict: # For bundle.json
     "What it takes to make a net again: a body and a head, or a U-Net"
-    return describe_net(model, arch, size=size)
+    return (describe_unet if is_unet(model) else describe_net)(model, arch, size=size)
 
 # %% ../nbs/19_capture.ipynb #capture
 def capture(

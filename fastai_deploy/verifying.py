@@ -52,14 +52,42 @@ def untouched(
         kept.update(record)
         for f,s in zip((random.setstate, np.random.set_state, torch.set_rng_state), states): f(s)
 
+# %% ../nbs/20_verify.ipynb #told
+def _told(task:str, target, decoded, raw)->tuple:
+    "(numbers, label, decided) of what `learn.predict` gave"
+    raw,none = raw.detach().cpu().float().numpy(),np.zeros(0, int)
+    if task == 'classification': return raw,str(target),np.array([int(decoded)])
+    if task == 'multilabel': return raw,'; '.join(map(str, target)),np.asarray(decoded.cpu())
+    if task == 'segmentation': return raw,'',np.asarray(decoded.cpu())
+    if task == 'points': return np.asarray(target.cpu()).ravel().astype(np.float32),'',none
+    if task == 'regression': return raw,'',none
+    levels = np.asarray(target.cpu())
+    return raw,'',levels[0] if len(levels) == 1 else levels.transpose(1, 2, 0)
+
+# %% ../nbs/20_verify.ipynb #tta
+def _flipped(learn, spec, dl)->tuple:
+    "(target, decoded, raw) as `learn.predict` would give them, of `learn.tta` with the flip that the spec declares"
+    core,aug = (need(f'fastai.{m}', 'export') for m in ('data.transforms', 'vision.augment'))
+    class Flip(aug.Transform):
+        split_idx,order = 0,200  # in training mode only; after all others
+        def encodes(self, x:aug.TensorImage): return x.flip(-1 if spec.output.tta['flip'] == 'horizontal' else -2)
+    kept = [t for t in learn.dls.valid.after_batch.fs if isinstance(t, (core.IntToFloatTensor, core.Normalize))]
+    resampled = [aug.AffineCoordTfm(**{k:v for k,v in o.items() if k != 'op'}) for o in spec.batch if o['op'] == 'affine']
+    raw = learn.tta(dl=dl, n=1, batch_tfms=[*kept, *resampled, Flip()],
+                    **{k:spec.output.tta[k] for k in ('beta', 'use_max')})[0]
+    decoded = learn.loss_func.decodes(raw) if hasattr(learn.loss_func, 'decodes') else raw
+    target = learn.dls.valid_ds.tls[1].decode(decoded[0])
+    return target,decoded[0],raw[0]
+
 # %% ../nbs/20_verify.ipynb #learner-tracer
 class LearnerTracer:
     "Traces pictures through one real `learn.predict`"
-    def __init__(self, learn):
-        self.learn = learn
+    def __init__(self, learn, spec):
+        self.learn,self.spec = learn,spec
         self.cls = need('fastai_deploy.capture', 'export').opener(learn)
         names = {type(t).__name__ for t in learn.dls.valid.after_item.fs}
         self.centre = patch('random.random', lambda: .5) if 'RatioResize' in names else nullcontext()
+        self.half = [cb for cb in learn.cbs if type(cb).__name__ == 'MixedPrecision']
 
     def __call__(self,
         x,            # A path, or what `learn.predict` takes
@@ -69,13 +97,14 @@ class LearnerTracer:
         learn,watch = self.learn,_callback()
         mode = self.cls._open_args['mode']
         if not isinstance(x, (str, Path)): x = self.cls.create(open_image(x, mode, max_pixels=None))
-        with untouched(learn), self.centre, learn.no_bar(), learn.no_logging(), learn.added_cbs(watch):
+        with untouched(learn), self.centre, learn.removed_cbs(self.half), learn.no_bar(), learn.no_logging():
             dl = learn.dls.test_dl([x], num_workers=0)
             dl.before_iter()  # tells the transforms that this is validation
             item = dl.do_item(0)[0]
-            label,_,probs = learn.predict(x)
+            with learn.added_cbs(watch): told = learn.predict(x)
+            if self.spec.output.tta: told = _flipped(learn, self.spec, dl)
         return Trace(np.asarray(self.cls.create(x)), np.ascontiguousarray(item.cpu().numpy()), _numpy(watch.net_input),
-                     _numpy(watch.raw), probs.cpu().float().numpy(), str(label), name)
+                     _numpy(watch.raw), *_told(self.spec.task, *told), name)
 
 # %% ../nbs/20_verify.ipynb #items
 def valid_items(
@@ -104,7 +133,9 @@ def compare_with(
     progress=None, # A function of (done, total)
 )->Parity: # The comparison; not yet checked
     "Hold a bundle against its Learner on `items`"
-    parity,theirs,ours = Parity('learn.predict', made_by=model.spec.made_by),LearnerTracer(learn),Tracer(model)
+    spec = model.spec
+    parity = Parity('learn.tta' if spec.output.tta else 'learn.predict', spec.task, made_by=spec.made_by)
+    theirs,ours = LearnerTracer(learn, spec),Tracer(model)
     for i,x in enumerate(items):
         name = _item_name(x, i)
         parity.add(ours(x, name), theirs(x, name))
