@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['is_inactive', 'capture_op', 'item_ops', 'batch_ops', 'opener', 'sources', 'check_callbacks', 'find_size',
-           'bare_model', 'net_shape', 'versions', 'Captured', 'output', 'describe', 'capture']
+           'bare_model', 'net_shape', 'Captured', 'output', 'describe', 'capture']
 
 # %% ../nbs/19_capture.ipynb #imports
-import importlib.metadata, platform, warnings
+import warnings
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
@@ -119,8 +119,8 @@ def _capture(known:dict, t, stage:str, probe):
     if is_inactive(t, probe): return None
     if cls in known: return known[cls](t)
     if stage == 'after_item' and (op := captured_op(t)): return op
-    raise UnsupportedError(f'{stage}: {describe_transform(t)} acts at validation and is not known to fastai_deploy: give it '
-                           'split_idx=0 if it is meant for training only; if not, register it with '
+    raise UnsupportedError(f'{stage}: {describe_transform(t)} acts at validation and is not known to fastai_deploy: '
+                           'give it split_idx=0 if it is meant for training only; if not, register it with '
                            'fastai_deploy.register_op (an item transform), or make it a layer of the net')
 
 # %% ../nbs/19_capture.ipynb #pipeline-capture
@@ -155,8 +155,8 @@ def opener(
     cls = created_class(t)
     if cls and issubclass(cls, PILBase) and cls._open_args in [dict(mode=m) for m in ('RGB', 'L', 'RGBA')] and (
         getattr(cls, '_tensor_cls', None) in (TensorImage, TensorImageBW)): return cls
-    raise UnsupportedError(f'inputs are made by {describe_transform(t)}, not by PILImage.create or PILImageBW.create: use '
-                           'ImageBlock(PILImage), ImageBlock(PILImageBW), or a subclass of PILImage with mode RGBA')
+    raise UnsupportedError(f'inputs are made by {describe_transform(t)}, not by PILImage.create or PILImageBW.create: '
+                           'use ImageBlock(PILImage), ImageBlock(PILImageBW), or a subclass of PILImage with mode RGBA')
 
 # %% ../nbs/19_capture.ipynb #sources
 def sources(
@@ -169,8 +169,9 @@ def sources(
         item = x = tl._get(int(i))
         for t in tl.tfms.fs[:-1]: x = t(x, split_idx=1)
         if x is not item and not isinstance(x, (str, Path, bytes)):
-            raise UnsupportedError(f'get_x ({describe_transform(tl.tfms.fs[-2])}) gives a {type(x).__name__}, not the path of a '
-                                   'picture: what it does would be missing in the bundle; make it an item transform')
+            what = f'get_x ({describe_transform(tl.tfms.fs[-2])}) gives a {type(x).__name__}'
+            raise UnsupportedError(f'{what}, not the path of a picture: what it does would be missing in the bundle; '
+                                   'make it an item transform')
         res.append(x)
     return res
 
@@ -228,15 +229,6 @@ def net_shape(
     if isinstance(res, torch.Tensor) and res.ndim > 1 and len(res) == 2: return tuple(res.shape[1:])
     what = tuple(res.shape) if isinstance(res, torch.Tensor) else type(res).__name__
     raise UnsupportedError(f'the net answers {what} for two pictures: it should be a tensor with a row for each')
-
-# %% ../nbs/19_capture.ipynb #versions
-def versions()->dict: # package → version
-    "Versions of what makes a bundle"
-    res = dict(python=platform.python_version())
-    for n in 'fastai_deploy fastai torch torchvision timm onnx onnxruntime pillow numpy'.split():
-        try: res[n] = importlib.metadata.version(n)
-        except importlib.metadata.PackageNotFoundError: pass
-    return res
 
 # %% ../nbs/19_capture.ipynb #captured
 @dataclass
@@ -300,5 +292,5 @@ def capture(
     out = output(target, shape, dynamic_hw)
     out.tta = find_tta(learn, tta, target.task, batch, cls)
     net = describe(model, getattr(learn, 'arch', None), size=seen)
-    spec = Spec(input=inp, item=item, batch=batch, net=net, output=out, made_by=versions(), task=target.task)
+    spec = Spec(input=inp, item=item, batch=batch, net=net, output=out, task=target.task)
     return Captured(spec, target.vocab, model)
