@@ -162,11 +162,23 @@ def rebuild(
     res.load_state_dict(state, strict=True)
     return res
 
+# %% ../nbs/13_rebuild.ipynb #chans
+def _first_width(m):
+    "Inputs of the first convolution or linear layer"
+    layers = (o for o in m.modules() if isinstance(o, (nn.Conv2d, nn.Linear)))
+    return next((o.in_channels if isinstance(o, nn.Conv2d) else o.in_features for o in layers), 1)
+
+def _timm_chans(model):
+    "How many colours a live timm net takes"
+    cfg = model.default_cfg
+    with torch.device('meta'): plain = timm.create_model(cfg['architecture'], num_classes=0)
+    return cfg['input_size'][0]*_first_width(model)//_first_width(plain)
+
 # %% ../nbs/13_rebuild.ipynb #describe-body
 def _describe_timm(body, args):
     "Description of a `TimmBody`"
     cfg,size = body.model.default_cfg,getattr(getattr(body.model, 'patch_embed', None), 'img_size', None)
-    read = dict(in_chans=_first_conv(body)[1].in_channels) if _first_conv(body)[1] is not None else {}
+    read = dict(in_chans=_timm_chans(body.model))
     if size and list(size)!=list(cfg['input_size'][-2:]): read['img_size'] = list(size)
     if getattr(body.model, 'dynamic_img_size', False): read['dynamic_img_size'] = True
     return dict(source='timm', arch=cfg['architecture'], args=read | args, features=bool(body.needs_pool))
@@ -224,7 +236,7 @@ def _difference(model, net, size=None):
     cfg = getattr(ours.body, 'default_cfg', {})
     fixed = cfg['input_size'][-2:] if cfg.get('fixed_input_size') else None
     for s in [size or net['args'].get('img_size') or fixed or (64, 64), (224, 224)]:
-        x = torch.rand(2, _first_conv(ours)[1].in_channels, *s, generator=torch.Generator().manual_seed(0))
+        x = torch.rand(2, net['args'].get('in_chans', 3), *s, generator=torch.Generator().manual_seed(0))
         try: a,b = _answers(model, x),_answers(ours, x)
         except (RuntimeError, AssertionError, ValueError): continue
         return ((a-b).abs().max() / a.abs().max().clamp(min=1e-6)).item()
