@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['describe_transform', 'created_class', 'find_task', 'class_names', 'find_activation', 'find_threshold',
-           'check_decodes', 'Target', 'check_shape', 'find_target', 'find_tta']
+           'check_decodes', 'bare_model', 'net_shape', 'Target', 'check_shape', 'find_target', 'output', 'find_tta']
 
 # %% ../nbs/18_tasks.ipynb #imports
 from dataclasses import dataclass
@@ -16,8 +16,10 @@ from fastai.data.transforms import Categorize, OneHotEncode, RegressionSetup
 from fastai.learner import Learner
 from fastai.vision.core import AddMaskCodes, PILImage, PILImageBW, PILMask, TensorPoint
 from PIL import Image
+from torch import nn
 
-from .spec import UnsupportedError, class_tasks
+from .spec import Output, UnsupportedError, class_tasks
+from .unet import plain_copy
 
 # %% ../nbs/18_tasks.ipynb #describe
 def describe_transform(
@@ -124,6 +126,31 @@ def check_decodes(
     raise UnsupportedError(f'loss function {_name(loss_func)} does not decode as {task} does, so learn.predict gives '
                            f'something else: set learn.loss_func = {way} before the export')
 
+# %% ../nbs/18_tasks.ipynb #bare-model
+def bare_model(
+    learn:Learner, # A fastai Learner
+)->nn.Module: # A copy: CPU, float32, evaluation mode
+    "A Learner's net, unwrapped"
+    model = learn.model
+    while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)): model = model.module
+    return plain_copy(model).cpu().float().eval()
+
+# %% ../nbs/18_tasks.ipynb #net-shape
+def net_shape(
+    model:nn.Module, # On the CPU, in evaluation mode
+    channels:int,    # of the pictures
+    size,            # (height, width) of what the net receives
+)->tuple: # Of one picture's raw outputs
+    "What a net answers, by running it on two pictures"
+    x = torch.zeros(2, channels, *size)
+    try:
+        with torch.no_grad(): res = model(x)
+    except Exception as e: # whatever a net may raise
+        raise UnsupportedError(f'the net does not take {tuple(x.shape)}: {str(e).splitlines()[0]}') from e
+    if isinstance(res, torch.Tensor) and res.ndim > 1 and len(res) == 2: return tuple(res.shape[1:])
+    what = tuple(res.shape) if isinstance(res, torch.Tensor) else type(res).__name__
+    raise UnsupportedError(f'the net answers {what} for two pictures: it should be a tensor with a row for each')
+
 # %% ../nbs/18_tasks.ipynb #target
 @dataclass
 class Target:
@@ -163,6 +190,20 @@ def find_target(
     if task == 'multilabel': res.threshold = find_threshold(loss)
     check_decodes(loss, task, _activations[res.activation](_random(small)), res.threshold)
     return res
+
+# %% ../nbs/18_tasks.ipynb #output
+_names = dict(regression='values', points='points', image_to_image='pixels')
+
+def output(
+    target:Target,  # What the Learner predicts
+    shape:tuple,    # Of one picture's raw outputs
+    dynamic_hw:bool=False,# Whether height and width are open
+)->Output:
+    "What comes out of the graph"
+    if dynamic_hw and target.task == 'points':
+        raise UnsupportedError('dynamic_hw: points are told in pixels of a picture of one size: leave dynamic_hw out')
+    open_hw = [shape[0], None, None] if dynamic_hw and len(shape) == 3 else list(shape)
+    return Output(open_hw, target.activation, _names.get(target.task, 'probs'), threshold=target.threshold)
 
 # %% ../nbs/18_tasks.ipynb #tta
 def find_tta(

@@ -16,10 +16,11 @@ from fastai.vision.all import (
     Resize,
     imagenet_stats,
 )
-from PIL import Image
+from PIL import Image, ImageOps
 
 from fastai_deploy.batch import BATCH_OPS, batch_module
 from fastai_deploy.capture import _batch_ops, _item_ops
+from fastai_deploy.custom import captured_op, register_op
 from fastai_deploy.graph import export_onnx
 from fastai_deploy.runtime import make_session
 from fastai_deploy.spec import op_names
@@ -27,6 +28,13 @@ from fastai_deploy.transforms import ITEM_OPS, apply_item, check_item
 
 ITEM = [Resize(9), RandomResizedCrop(8), CropPad(7), RatioResize(8)]
 BATCH = [IntToFloatTensor(), AffineCoordTfm(size=16), RandomResizedCropGPU(12), Normalize.from_stats(*imagenet_stats)]
+
+
+@register_op('tests.invert', transform=f'{__name__}.Invert')
+def invert(img): return ImageOps.invert(img)
+
+
+class Invert: pass
 
 
 def captured(known, tfms):
@@ -38,6 +46,7 @@ def captured(known, tfms):
 @pytest.mark.filterwarnings('ignore:RatioResize')
 def test_item_ops():
     ops = captured(_item_ops, ITEM)
+    ops['custom'] = captured_op(Invert())
     assert set(op_names('item')) == set(ITEM_OPS) == set(ops)
     check_item(list(ops.values()))
     for op in ops.values(): assert apply_item([op], Image.new('RGB', (30, 20))).mode == 'RGB'

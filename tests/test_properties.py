@@ -158,7 +158,7 @@ def batch_cases(draw):
     tfms = draw(st.one_of(augs(), augs(), extras, st.tuples(augs(), augs()).map(lambda o: o[0]+o[1])))
     stats = st.tuples(*[st.lists(st.floats(*o), min_size=channels, max_size=channels) for o in ((0, 1), (.15, .6))])
     norm = draw(st.one_of(st.none(), st.just(imagenet_stats) if channels == 3 else stats, stats, st.just(())))
-    if norm is not None and channels < 4:
+    if norm is not None:
         tfms = [*tfms, Normalize.from_stats(*norm, cuda=False) if norm else Normalize()]
     return tfms, (draw(st.integers(1, 3)), channels, draw(bside), draw(bside))
 
