@@ -90,3 +90,94 @@ def test_a_wrong_bundle(digits_bundle, tmp_path):
     r = cli('verify', tmp_path/'bad')
     assert r.returncode == 1 and '| answer' in r.stdout and "stage 'answer' differs" in r.stderr
     assert len(r.stderr.splitlines()) == 1
+
+def toy(path, task, **output):
+    "A bundle for a task whose net looks at colours: their means, each pixel's own, or the negative."
+    from fastai_deploy.bundle import write_bundle
+    from fastai_deploy.spec import Input, Output, Spec
+    from onnx import TensorProto, helper
+    node, tensor, info = helper.make_node, helper.make_tensor, helper.make_tensor_value_info
+    n = 2 if task == 'points' else 3
+    name = dict(regression='values', points='points', image_to_image='pixels').get(task, 'probs')
+    act = dict(multilabel='sigmoid', segmentation='softmax').get(task, 'identity')
+    shape = [n, 8, 12] if task in ('segmentation', 'image_to_image') else [n]
+    nodes = [node('Cast', ['image'], ['f'], to=TensorProto.FLOAT), node('Div', ['f', 'div'], ['net_input'])]
+    if len(shape) == 1:
+        nodes += [node('ReduceMean', ['net_input', 'hw'], ['mean'], keepdims=0),
+                  node('Gather', ['mean', 'n'], ['logits'], axis=1)]
+    else: nodes.append(node('Identity' if task == 'segmentation' else 'Neg', ['net_input'], ['logits']))
+    last = dict(multilabel='Sigmoid', segmentation='Softmax').get(task, 'Identity')
+    if task == 'image_to_image': nodes.append(node('Add', ['logits', 'one'], [name]))
+    else: nodes.append(node(last, ['logits'], [name], **(dict(axis=1) if last == 'Softmax' else {})))
+    consts = [tensor('div', TensorProto.FLOAT, [], [255]), tensor('hw', TensorProto.INT64, [2], [2, 3]),
+              tensor('n', TensorProto.INT64, [n], range(n)), tensor('one', TensorProto.FLOAT, [], [1])]
+    graph = helper.make_graph(nodes, 'toy', [info('image', TensorProto.UINT8, ['batch', 3, 8, 12])],
+                              [info(name, TensorProto.FLOAT, ['batch', *shape])], consts)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 18)], ir_version=10).SerializeToString()
+    spec = Spec(Input([8, 12]), [dict(op='resize', size=[8, 12], method='crop', pad_mode='zeros', resample='bilinear')],
+                [dict(op='int_to_float', div=255.0)], dict(source='opaque', why='a toy'),
+                Output(shape, act, name, **output), task=task)
+    vocab = {'vocab.txt': b'red\ngreen\nblue'} if name == 'probs' else {}
+    return write_bundle(path, spec, {'model.onnx': model, **vocab})
+
+@pytest.fixture(scope='module')
+def toys(tmp_path_factory):
+    "A folder with a toy bundle for each task, and pictures left red and right blue."
+    from PIL import Image
+    d = tmp_path_factory.mktemp('toys')
+    for task in 'regression points segmentation image_to_image'.split(): toy(d/task, task)
+    toy(d/'multilabel', 'multilabel', threshold=.55)
+    half = Image.new('RGB', (60, 60), (220, 0, 0))
+    half.paste((0, 0, 120), (30, 0, 60, 60))
+    (d/'photos'/'more').mkdir(parents=True)
+    half.save(d/'photos'/'half.png')
+    half.save(d/'photos'/'more'/'other.png')
+    return d
+
+TEXT = dict(multilabel='half.png: red 60.6%, blue 55.9%', regression='half.png: 0.4314, 0, 0.2353',
+            points='half.png: (42.9, 30.0)', segmentation='half.png: red 50.0%, blue 50.0%')
+
+@pytest.mark.parametrize('task', TEXT)
+def test_tasks(toys, task):
+    "Text, JSON and CSV say what `Model.predict` says."
+    import fastai_deploy as fd
+    p = fd.load(toys/task).predict(toys/'photos'/'half.png')
+    text, rows, table = [cli('predict', f'../{task}', 'half.png', 'more', *o, cwd=toys/'photos')
+                         for o in ((), ['--json'], ['--csv'])]
+    assert all((r.returncode, r.stderr) == (0, '') for r in (text, rows, table))
+    assert text.stdout.splitlines()[0] == TEXT[task]
+    d = [json.loads(o) for o in rows.stdout.splitlines()]
+    assert len(d) == 2 and d[0] == dict(path='half.png', **p.to_dict())
+    head, first, second = csv.reader(io.StringIO(table.stdout))
+    assert len(head) == len(first) == len(second) and first[1:] == second[1:]
+    want = dict(multilabel=p.to_dict().get('probs'), segmentation=p.to_dict().get('shares')).get(task)
+    if want: assert {k: float(v) for k, v in zip(head, first) if k in want} == want
+    else: np.testing.assert_allclose([float(v) for v in first[1:]], np.ravel([*p.to_dict().values()]), rtol=1e-6)
+
+def test_saved_masks(toys, tmp_path):
+    "Class numbers, at the net's size and the picture's; nothing is overwritten unasked."
+    from PIL import Image
+    out = tmp_path/'masks'
+    args = 'predict', toys/'segmentation', toys/'photos', '-o', out
+    assert cli(*args).returncode == 0 and sorted(o.name for o in out.iterdir()) == ['half.png', 'other.png']
+    assert Image.open(out/'half.png').size == (12, 8)
+    again = cli(*args, '--original-size')
+    assert again.returncode == 1 and 'pass --overwrite' in again.stderr
+    assert cli(*args, '--original-size', '--overwrite').returncode == 0
+    mask = np.asarray(Image.open(out/'half.png'))
+    assert mask.shape == (60, 60) and mask.dtype == np.uint8
+    assert [int(mask[y, x]) for y, x in ((30, 5), (30, 55), (3, 5), (57, 55))] == [0, 2, 255, 255]
+
+def test_saved_pictures(toys, tmp_path):
+    "Pictures need a place; two inputs of one name do not meet there."
+    from PIL import Image
+    model, photo = toys/'image_to_image', toys/'photos'/'half.png'
+    assert '--output' in cli('predict', model, photo).stderr
+    assert cli('predict', model, photo, '-o', tmp_path).returncode == 0
+    np.testing.assert_allclose(np.asarray(Image.open(tmp_path/'half.png')).astype(int)[4, 0], [35, 255, 255], atol=1)
+    (tmp_path/'more').mkdir()
+    (tmp_path/'more'/'half.jpg').write_bytes(photo.read_bytes())
+    r = cli('predict', model, photo, tmp_path/'more', '-o', tmp_path/'new')
+    assert r.returncode == 1 and 'would both become' in r.stderr and not (tmp_path/'new').exists()
+    r = cli('predict', model, photo, '-o', photo.parent, '--overwrite')
+    assert r.returncode == 1 and 'is one of the pictures' in r.stderr
