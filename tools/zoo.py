@@ -129,6 +129,9 @@ def a_learner(arch, size):
                                        batch_tfms=[Normalize.from_stats(*imagenet_stats)])
     try: learn = vision_learner(dls, arch, pretrained=False, normalize=False)
     except StopIteration: raise ValueError('fastai finds no pooling layer to cut the net at') from None
+    except RuntimeError as e:
+        if isinstance(arch, str): raise
+        raise ValueError("fastai runs the net's children one after the other, which this net does not do") from e
     x = pictures(8, size)
     x[5].random_(0, 256), x[6].fill_(0), x[7].fill_(255)   # the graph is checked with noise, black and white
     x = net_input(learn, x)
