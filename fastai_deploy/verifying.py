@@ -72,9 +72,10 @@ def _flipped(learn, spec, dl)->tuple:
         split_idx,order = 0,200  # in training mode only; after all others
         def encodes(self, x:aug.TensorImage): return x.flip(-1 if spec.output.tta['flip'] == 'horizontal' else -2)
     kept = [t for t in learn.dls.valid.after_batch.fs if isinstance(t, (core.IntToFloatTensor, core.Normalize))]
-    resampled = [aug.AffineCoordTfm(**{k:v for k,v in o.items() if k != 'op'}) for o in spec.batch if o['op'] == 'affine']
-    raw = learn.tta(dl=dl, n=1, batch_tfms=[*kept, *resampled, Flip()],
-                    **{k:spec.output.tta[k] for k in ('beta', 'use_max')})[0]
+    affine = [o for o in spec.batch if o['op'] == 'affine']
+    resampled = [aug.AffineCoordTfm(**{k:v for k,v in o.items() if k != 'op'}) for o in affine]
+    tfms = dict(item_tfms=learn.dls.valid.after_item.fs, batch_tfms=[*kept, *resampled, Flip()])
+    raw = learn.tta(dl=dl, n=1, **tfms, **{k:spec.output.tta[k] for k in ('beta', 'use_max')})[0]
     decoded = learn.loss_func.decodes(raw) if hasattr(learn.loss_func, 'decodes') else raw
     target = learn.dls.valid_ds.tls[1].decode(decoded[0])
     return target,decoded[0],raw[0]
