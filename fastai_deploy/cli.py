@@ -108,6 +108,7 @@ def _answers(model, files:list, exif:bool):
         report = (lambda done, _: show_progress(i+done, len(files))) if bar else False
         yield from zip(part, model.predict_batch(part, progress=report, exif=exif))
 
+# %% ../nbs/31_cli.ipynb #predict-code
 def _predict(args)->int:
     "fastai-deploy predict"
     files,model,bad = find_pictures(args.pictures),load(args.bundle),0
@@ -135,6 +136,7 @@ def _task(s:Spec, vocab:list)->str:
     said = f'{len(vocab)} classes: {names}' if vocab else what[s.task]
     return f'{s.task}, {said}' + (f'; each holds above {t:g}' if t is not None else '')
 
+# %% ../nbs/31_cli.ipynb #info-output
 def _output(o)->str:
     "What comes out of the graph"
     tta = f', mean with the {o.tta["flip"]} flip' if o.tta else ''
@@ -153,6 +155,7 @@ def _facts(b:Bundle)->list:
             ('files', [f"{n}, {o['bytes']:,} bytes" for n,o in s.files.items()]),
             ('made by', [', '.join(f'{k} {v}' for k,v in s.made_by.items())])]
 
+# %% ../nbs/31_cli.ipynb #info-code
 def _info(args)->int:
     "fastai-deploy info"
     b = open_bundle(args.bundle)
@@ -211,6 +214,7 @@ def _predict_args(p)->None:
     p.add_argument('--original-size', action='store_true', help='masks at the size of the picture; 255: not looked at')
     p.add_argument('--overwrite', action='store_true', help='replace files in FOLDER')
 
+# %% ../nbs/31_cli.ipynb #parser-rest
 def _info_args(p)->None:
     "Arguments of fastai-deploy info"
     p.add_argument('bundle')
@@ -282,6 +286,7 @@ def _run(args)->int:
         else: _say(f'{type(e).__name__}: {e} (not foreseen; --traceback shows where)')
         return 1
 
+# %% ../nbs/31_cli.ipynb #main-code
 def main(
     argv:list=None, # Arguments, without the program's name; those of the process by default
 )->int: # Exit code
