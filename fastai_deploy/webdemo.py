@@ -158,8 +158,9 @@ def _examples(gr, model:Model, image)->None:
 def _component(gr, model:Model, topk:int, name:str, elem_id:str):
     "The Gradio component that shows an answer"
     task,how = model.spec.task,dict(label=name, elem_id=elem_id, min_width=130)
-    if task in ('points', 'image_to_image'): return gr.Image(interactive=False, format='png', **how)
     if task == 'segmentation': return gr.AnnotatedImage(color_map=_colours(model.vocab), format='png', **how)
+    if task in ('points', 'image_to_image'):
+        return gr.Image(interactive=False, format='png', height=340, buttons=['download', 'fullscreen'], **how)
     if task != 'multilabel': return gr.Label(num_top_classes=topk, **how)
     how['label'] = f'{name} (✓: above {model.spec.output.threshold:g})'
     return gr.Label(show_heading=False, **how)
@@ -192,12 +193,13 @@ def demo_page(
 
 # %% ../nbs/32_demo.ipynb #look
 _css = '''
-.gradio-container { max-width: 1000px !important; margin: 0 auto !important; }
+.gradio-container { width: 100%; max-width: 1000px !important; margin: 0 auto !important; }
 #headline h1 { margin-bottom: .3em; }
 #proof { overflow-x: auto; max-width: calc(100vw - 7em); }
 #proof table { font-variant-numeric: tabular-nums; }
 #proof :is(th, td) { padding: .3em .6em; white-space: nowrap; }
-#picture img { width: 100%; height: 100%; object-fit: contain; }
+.image-frame, .image-frame img { width: 100%; height: 100%; object-fit: contain; }
+.base-image, .mask { max-height: 340px; object-fit: contain; }
 #difference { padding: 0 .5em; }
 '''
 

@@ -111,3 +111,26 @@ def test_twin(browser, twin, picture):
     assert 'Both say nine.' in said and float(re.search(r'[\d.]+e-\d+', said)[0]) <= 1e-5
     shot(tab, 'twin')
     tab.close()
+
+@pytest.mark.parametrize('width', [1280, 390], ids=['desk', 'phone'])
+@pytest.mark.parametrize('task,there', [
+    ('multilabel', "#ours :text('✓ red')"), ('regression', "#ours :text('0.4314')"), ('points', '#ours .image-frame img'),
+    ('segmentation', "#ours :text('blue')"), ('image_to_image', '#ours .image-frame img')])
+def test_tasks(browser, tmp_path, task, there, width):
+    "The answer of each task is shown, and fits the screen."
+    import fastai_deploy as fd
+    from PIL import Image
+    from test_cli import toy
+    half = Image.new('RGB', (60, 80), (220, 0, 0))
+    half.paste((0, 0, 120), (30, 0, 60, 80))
+    half.save(tmp_path/'half.png')
+    bundle = toy(tmp_path/task, task, **(dict(threshold=.55) if task == 'multilabel' else {}))
+    page = fd.demo(bundle, prevent_thread_lock=True, quiet=True)
+    try:
+        tab = visit(browser, page, width)
+        tab.set_input_files(UPLOAD, tmp_path/'half.png')
+        tab.locator(there).first.wait_for(timeout=30_000)
+        shot(tab, f'{task}-{width}')
+        assert tab.evaluate('document.documentElement.scrollWidth') <= width and tab.faults == []
+        tab.close()
+    finally: page.close(verbose=False)
