@@ -139,7 +139,7 @@ def _task(s:Spec, vocab:list)->str:
 # %% ../nbs/31_cli.ipynb #info-output
 def _output(o)->str:
     "What comes out of the graph"
-    tta = f', mean with the {o.tta["flip"]} flip' if o.tta else ''
+    tta = f', {_op(dict(op="tta", **o.tta))}' if o.tta else ''
     return f'{o.name}, {o.activation}{tta}' + (', logits' if o.logits else '')
 
 # %% ../nbs/31_cli.ipynb #info

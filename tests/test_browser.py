@@ -114,8 +114,9 @@ def test_twin(browser, twin, picture):
 
 @pytest.mark.parametrize('width', [1280, 390], ids=['desk', 'phone'])
 @pytest.mark.parametrize('task,there', [
-    ('multilabel', "#ours :text('✓ red')"), ('regression', "#ours :text('0.4314')"), ('points', '#ours .image-frame img'),
-    ('segmentation', "#ours :text('blue')"), ('image_to_image', '#ours .image-frame img')])
+    ('multilabel', "#ours :text('✓ red')"), ('regression', "#ours :text('0.4314')"),
+    ('points', '#ours .image-frame img'), ('segmentation', "#ours :text('blue')"),
+    ('image_to_image', '#ours .image-frame img')])
 def test_tasks(browser, tmp_path, task, there, width):
     "The answer of each task is shown, and fits the screen."
     import fastai_deploy as fd
