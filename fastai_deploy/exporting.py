@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import safetensors.torch
-import torch
 from PIL import Image
 from torch import nn
 

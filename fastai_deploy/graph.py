@@ -119,8 +119,8 @@ def check_graph(
     "Raise unless the graph answers what torch answers, for every input, inner values included."
     plain, tapped = _session(proto, m.names[:1]), _session(proto, m.names)
     for x in xs:
-        want = [o.numpy() for o in m(x)]
-        for name, got, want in zip(m.names[::-1] + m.names[:1], tapped(x)[::-1] + plain(x), want[::-1] + want[:1]):
+        theirs = [o.numpy() for o in m(x)]
+        for name, got, want in zip(m.names[::-1]+m.names[:1], tapped(x)[::-1] + plain(x), theirs[::-1] + theirs[:1]):
             err = np.abs(got-want).max()/max(1, np.abs(want).max()) if got.shape == want.shape else np.inf
             if not err <= (1e-5 if name == 'net_input' else 1e-4):
                 raise UnsupportedError(f"the graph's {name} differ from torch's by {err:.1e} at {tuple(x.shape)}")

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from fastai.data.core import Datasets
 from fastai.data.transforms import Categorize, OneHotEncode, RegressionSetup
 from fastai.learner import Learner
 from fastai.vision.core import AddMaskCodes, PILImage, PILImageBW, PILMask, TensorPoint

@@ -40,7 +40,8 @@ np.load = careful
 def main(bundle, photos):
     import fastai_deploy as fd
     assert Path(fd.__file__).is_relative_to(sys.prefix), f'not the installed package: {fd.__file__}'
-    run_side = 'spec images transforms decode bundle runtime parity verifying cli webdemo'.split()
+    run_side = ('spec images custom transforms geometry decode answers bundle runtime parity verifying rows cli '
+                'webdemo').split()
     mods = sorted(o.name for o in pkgutil.iter_modules(fd.__path__))
     for m in run_side: importlib.import_module(f'fastai_deploy.{m}')
     model = fd.load(bundle)
