@@ -288,7 +288,7 @@ def main():
     p.add_argument('--again', action='store_true', help='run them again; without names: all that are not rebuilt')
     p.add_argument('--fresh', action='store_true', help='begin with an empty table')
     p.add_argument('--limit', type=float, default=600, help='seconds for one net')
-    p.add_argument('--memory', type=float, default=12, help='GB for one net (Linux)')
+    p.add_argument('--memory', type=float, default=18, help='GB for one net (Linux)')
     p.add_argument('--table', type=Path, default=TABLE, help='the file to write')
     p.add_argument('--worker', action='store_true', help=argparse.SUPPRESS)
     a = p.parse_args()
