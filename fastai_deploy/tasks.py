@@ -173,7 +173,7 @@ def check_shape(
         raise UnsupportedError(f'the net answers {list(shape)} for a picture; for {t} it should be {want}')
     if t in class_tasks and n != len(target.vocab):
         raise UnsupportedError(f'the net has {n} outputs, the vocab {len(target.vocab)} classes: they must be equal')
-    if t == 'segmentation' and n > 256: raise UnsupportedError(f'a mask of {n} classes; at most 256 can be exported')
+    if t == 'segmentation' and n > 255: raise UnsupportedError(f'a mask of {n} classes; at most 255 can be exported')
 
 # %% ../nbs/18_tasks.ipynb #find-target
 def find_target(
