@@ -42,7 +42,8 @@ class Golden:
         spec,shape = bundle.spec.input,bundle.spec.output.shape
         picture = lambda name, mode: open_image(bundle.read(f'golden/{name}'), mode=mode, max_pixels=spec.max_pixels)
         decided = d['decided']
-        if isinstance(decided, str): decided = picture(decided, 'L' if len(shape) == 3 and shape[0] != 3 else 'RGB')
+        mode = 'RGB' if bundle.spec.task == 'image_to_image' and shape[0] == 3 else 'L'
+        if isinstance(decided, str): decided = picture(decided, mode)
         decided = np.array(decided, int)
         if bundle.spec.task == 'classification' and not 0 <= decided[0] < shape[0]:
             raise ValueError(f'there is no class {decided[0]}')

@@ -33,7 +33,11 @@ def ink(p):
     grey = np.asarray(Image.open(p).convert('L')).astype(float)
     return grey < (grey.min() + grey.max())/2
 
-def mask(p): return fv.PILMask.create(ink(p).astype(np.uint8))
+CODES = ['paper', 'ink', 'dark']   # three, as many as a picture has colours
+
+def mask(p):
+    dark = np.asarray(Image.open(p).convert('L')) < 60
+    return fv.PILMask.create(ink(p).astype(np.uint8) + (ink(p) & dark))
 def facts(p): return [n for n, ok in dict(even=value(p) % 2 == 0, big=value(p) > 5).items() if ok]
 
 def corners(p):
@@ -59,7 +63,7 @@ def make(files, task, **kwargs):
         multilabel=(fv.MultiCategoryBlock, facts, dict(loss_func=fv.BCEWithLogitsLossFlat(thresh=.4))),
         regression=(fv.RegressionBlock(n_out=2), lambda p: [float(value(p)), ink(p).mean()], {}),
         points=(fv.PointBlock, corners, dict(y_range=(-1, 1))),
-        segmentation=(fv.MaskBlock(['paper', 'ink']), mask, {}),
+        segmentation=(fv.MaskBlock(CODES), mask, {}),
         image_to_image=(fv.ImageBlock, lambda p: p, dict(n_out=3, loss_func=fv.MSELossFlat())))[task]
     dls = dataloaders(files, block, get_y, **kwargs)
     if task in ('segmentation', 'image_to_image'):
@@ -139,11 +143,11 @@ def _resample(spec, files): spec.item[0]['resample'] = 'nearest'
 def _size(spec, files): spec.batch.append(dict(op='affine', size=[16, 16], mode='bilinear', pad_mode='reflection',
                                                align_corners=True))
 def _mean(spec, files): spec.batch[-1]['mean'] = [0.5, 0.5, 0.5]
-def _codes(spec, files): spec.item[0]['method'] = 'squish'
+def _squish(spec, files): spec.item[0]['method'] = 'squish'
 
 SPOILT = {'a threshold': ('multilabel', _threshold, 'answer'), 'resampling of points': ('points', _resample, 'item'),
           'a size': ('points', _size, 'answer'), 'the mean of a picture': ('image_to_image', _mean, 'answer'),
-          'a mask that is squished': ('segmentation', _codes, 'item')}
+          'a mask that is squished': ('segmentation', _squish, 'item')}
 
 @pytest.mark.parametrize('what', SPOILT)
 def test_spoilt_spec(tasks, tmp_path, what):
@@ -177,7 +181,7 @@ def test_swapped_codes(tasks, files):
     run = model.run
     def swapped(*args, **kwargs):
         res = run(*args, **kwargs)
-        return [o[:, ::-1] if o.ndim == 4 and o.shape[1] == 2 else o for o in res] if isinstance(res, list) else res
+        return [o[:, ::-1] if o.ndim == 4 and o.shape[1] == len(CODES) else o for o in res]
     model.run = swapped
     parity = compare_with(model, learn, files[:2])
     assert not parity.ok
@@ -292,8 +296,7 @@ def test_siamese_refused(files, tmp_path):
     "fastai's own siamese tutorial: a transform of the user's that makes both pictures."
     class Pairs(fv.Transform):
         def open(self, p): return fv.PILImage(fv.PILImage.create(p).resize((32, 32)))
-        def encodes(self, p): return (self.open(p), self.open(p),
-                                      fv.TensorCategory(value(p)))
+        def encodes(self, p): return self.open(p), self.open(p), fv.TensorCategory(value(p))
     lists = fv.TfmdLists(files, Pairs(), splits=fv.RandomSplitter(seed=0)(files))
     dls = lists.dataloaders(bs=4, num_workers=0, after_item=[fv.ToTensor()], after_batch=[fv.IntToFloatTensor()])
     refused(plain(dls), tmp_path, 'TfmdLists')
