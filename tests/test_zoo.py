@@ -16,10 +16,13 @@ SAMPLE = [('timm/resnet', 'test_resnet'), ('timm/convnext', 'test_convnext'), ('
           ('torchvision/alexnet', 'alexnet'), ('fastai/xresnet', 'xresnet18')]
 
 @pytest.mark.parametrize('family, net', SAMPLE, ids=lambda o: o)
-def test_sample(family, net):
+def test_sample(family, net, monkeypatch):
+    from fastai_deploy import graph
+    if net in ('densenet121', 'xresnet18'):    # large graphs: the older exporter writes them in a fifth of the time
+        monkeypatch.setattr(graph, 'EXPORTERS', dict(torchscript=graph.EXPORTERS['torchscript']))
     row = zoo.run_net(family, net)
     assert row['result'] == 'rebuilt', row
-    assert row['parity'] <= 1e-4 and row['exporter'] in ('dynamo', 'torchscript') and row['cause'] is None
+    assert row['parity'] <= 1e-4 and row['exporter'] in graph.EXPORTERS and row['cause'] is None
     assert list(row) == zoo.COLUMNS
 
 # --- the table
