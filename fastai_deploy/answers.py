@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MultiLabel', 'Values', 'Points', 'Mask', 'shares', 'to_image', 'Picture', 'levels', 'decode_answer', 'numbers',
-           'label', 'undecided']
+           'label', 'undecided', 'largest', 'slack']
 
 # %% ../nbs/06_answers.ipynb #imports
 from functools import partial
@@ -226,3 +226,16 @@ def undecided(
     if spec.task == 'segmentation': return _gap(a) <= within
     if spec.task == 'image_to_image': return _to_edge(spec, a) <= within*max(1, np.abs(a).max())
     return np.zeros(0, bool)
+
+# %% ../nbs/06_answers.ipynb #slack
+def largest(
+    a:np.ndarray, # Any numbers
+)->float: # 0 if there are none
+    "The largest absolute value"
+    return float(np.abs(a).max(initial=0))
+
+def slack(
+    raw:np.ndarray, # A net's raw outputs
+)->float: # 1 for outputs up to 16; in proportion above
+    "How many times more an answer may differ, for float32 knows large outputs less well"
+    return max(1., largest(raw)/16)

@@ -235,6 +235,13 @@ def _runs(m, xs):
             raise UnsupportedError(f'the net gives {what} for {len(x)} pictures: only nets that give [N, outputs] or '
                                    '[N, channels, height, width] can be exported')
 
+# %% ../nbs/17_graph.ipynb #takes
+def _takes(m, x):
+    "Whether torch itself takes input `x`."
+    try: m(x)
+    except Exception: return False  # whatever a net may raise
+    return True
+
 # %% ../nbs/17_graph.ipynb #write-whole
 def _write(path, data):
     "Write bytes beside `path`, then rename: the file is there completely or not at all."
@@ -265,9 +272,10 @@ def export_onnx(
     xs = [_samples(n, (h, w), channels, input) for n in (1, 3)]
     if dynamic_hw:
         axes.update({2:'height', 3:'width'})
-        xs.append(_samples(2, (h+32, w+64), channels, input))
+        xs += [_samples(2, (h+dh, w+dw), channels, input) for dh, dw in ((32, 64), (21, 35))]
     with _at_rest(net):
         m = Deployed(batch_module(ops, None if dynamic_hw else (h, w), channels), net, activation, name, tta).eval()
+        if dynamic_hw and not _takes(m, xs[-1]): xs.pop()  # not every net takes an odd size
         _runs(m, xs)
         proto, exporter = to_onnx(m, xs, m.names[:1 + bool(logits)], axes)
     _write(Path(path), proto.SerializeToString())

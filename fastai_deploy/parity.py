@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
-from .answers import label, numbers, undecided
+from .answers import label, largest, numbers, slack, undecided
 from .decode import number
 from .runtime import Golden, Model, make_session, tap
 from .images import open_image
@@ -63,7 +63,7 @@ class Tracer:
         item = to_array(apply_item(m.spec.item, img))
         batch,net = m.run(item[None], ['net_input', 'logits'], self.session)
         answer = m.predict(x)
-        doubt = undecided(m.spec, answer[2], 2*stages_for(m.spec.task)['answer'][1])
+        doubt = undecided(m.spec, answer[2], 2*slack(net)*stages_for(m.spec.task)['answer'][1])
         return Trace(np.asarray(img), item, batch[0], net[0], numbers(answer), label(answer), answer.decided, name,
                      doubt)
 
@@ -111,10 +111,10 @@ def compare(
 )->dict: # stage -> how much they differ
     "How much two traces of one picture differ at each stage"
     far = lambda k, least: float_diff(_like(getattr(ours, k), getattr(theirs, k)), getattr(theirs, k)) / (
-        max(float(np.abs(getattr(theirs, k)).max(initial=0)), least))
+        max(largest(getattr(theirs, k)), least))
     return dict(open=byte_diff(ours.open, theirs.open), item=byte_diff(ours.item, theirs.item),
                 batch=float_diff(_like(ours.batch, theirs.batch), theirs.batch),
-                net=far('net', 1e-3), answer=far('numbers', 1.))
+                net=far('net', 1e-3), answer=far('numbers', slack(theirs.net)))
 
 # %% ../nbs/09_parity.ipynb #stage
 @dataclass
@@ -285,8 +285,8 @@ def replay(
     model:Model, # A loaded model, whose bundle has goldens
 )->Parity: # The comparison; not yet checked
     "Run a bundle's own proof: its goldens through it, against the answers that fastai gave"
-    goldens = model.goldens()
-    if not goldens: raise ParityError(f'{model.path}: no goldens in this bundle: verify it with the Learner')
+    if not (goldens := model.goldens()):
+        raise ParityError(f'{model.path}: no goldens in this bundle: verify it with the Learner')
     parity,tracer = Parity('the goldens in the bundle', model.spec.task),Tracer(model)
     for i,g in enumerate(goldens): parity.add(tracer(g.image), golden_trace(g, f'golden {i}'))
     return parity

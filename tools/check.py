@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from env import ROOT, python_of
 
 LATEST = 'tests/test_latest.py'                                # runs there alone
-BOTH = ['tests/test_inputs.py', 'tests/test_properties.py']    # against fastai, the old and the newest
+BOTH = [f'tests/test_{o}.py' for o in ('inputs', 'properties', 'tasks')]   # against fastai, the old and the newest
 
 def lint():
     "ruff on the package, the tools and the tests: (passed, failed, skipped)."
