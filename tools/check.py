@@ -49,7 +49,7 @@ def main():
     steps = {'lint': lint,
              'tests': lambda: pytest('dev', *workers, f'--ignore={LATEST}', *rest, slow=a.slow),
              'notebooks': lambda: pytest('dev', *workers, 'tests/test_notebooks.py', *rest, slow=a.slow),
-             'latest': lambda: pytest('latest', '-p', 'no:cacheprovider', LATEST, *BOTH, *rest,
+             'latest': lambda: pytest('latest', *workers, '-p', 'no:cacheprovider', LATEST, *BOTH, *rest,
                                       FASTAI_DEPLOY_EXAMPLES=fewer)}
     total = [0, 0, 0]
     for name in [only] if only else ['lint', 'tests', 'latest']:
