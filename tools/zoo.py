@@ -71,11 +71,14 @@ def versions():
 # --- one net
 
 def own_size(name, family):
-    "(height, width) of the pictures that a net was made for."
+    "(height, width) of the pictures that a net was made for, or less where these are large."
     import timm
     import torchvision
     lib = family.split('/')[0]
-    if lib == 'timm': return tuple(timm.get_pretrained_cfg(name).input_size[-2:])
+    if lib == 'timm':
+        cfg = timm.get_pretrained_cfg(name)
+        if max(cfg.input_size) <= 400 or cfg.fixed_input_size or not cfg.min_input_size: return cfg.input_size[-2:]
+        return tuple(2*o for o in cfg.min_input_size[-2:])    # it takes any size, and large ones take all day
     if lib == 'torchvision':
         return tuple(torchvision.models.get_model_weights(name).DEFAULT.transforms().crop_size*2)[:2]
     return (128, 128)
@@ -288,7 +291,7 @@ def main():
     p.add_argument('--again', action='store_true', help='run them again; without names: all that are not rebuilt')
     p.add_argument('--fresh', action='store_true', help='begin with an empty table')
     p.add_argument('--limit', type=float, default=600, help='seconds for one net')
-    p.add_argument('--memory', type=float, default=18, help='GB for one net (Linux)')
+    p.add_argument('--memory', type=float, default=14, help='GB for one net (Linux)')
     p.add_argument('--table', type=Path, default=TABLE, help='the file to write')
     p.add_argument('--worker', action='store_true', help=argparse.SUPPRESS)
     a = p.parse_args()
