@@ -6,12 +6,12 @@
 __all__ = ['valid_crop', 'steps', 'Window', 'window', 'points', 'mask']
 
 # %% ../nbs/04_geometry.ipynb #imports
-import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from .spec import UnsupportedError
+from .transforms import _ratio_size, _resize_box, _rrc_size
 
 # %% ../nbs/04_geometry.ipynb #valid-crop
 def valid_crop(
@@ -33,23 +33,14 @@ def valid_crop(
 # %% ../nbs/04_geometry.ipynb #resize-box
 def _middle(h, w, bh, bw): return (h-bh)//2, (w-bw)//2, bh, bw
 
-def _resize_box(h, w, size, method):
-    "The box that `resize` cuts out of a picture of `h` x `w`"
-    if method == 'squish': return 0, 0, h, w
-    m = (max if method == 'pad' else min)(w/size[1], h/size[0])
-    bh,bw = int(m*size[0]),int(m*size[1])
-    return int(.5*(h-bh)), int(.5*(w-bw)), bh, bw
-
-# %% ../nbs/04_geometry.ipynb #rrc-steps
 def _rrc_steps(h, w, size, val_xtra):
     "Boxes and sizes of `random_resized_crop`: squish to a little more, then cut the middle"
-    xtra = math.ceil(max(size)*val_xtra/8)*8
-    large = size[0]+xtra, size[1]+xtra
+    large = _rrc_size(size, val_xtra)
     return [((0, 0, h, w), large), (_middle(*large, *size), size)]
 
 def _ratio_steps(h, w, max_size):
     "Box and size of `ratio_resize`"
-    size = (int(h*max_size/w), max_size) if w >= h else (max_size, int(w*max_size/h))
+    size = _ratio_size(h, w, max_size)
     return [(_resize_box(h, w, size, 'crop'), size)]
 
 # %% ../nbs/04_geometry.ipynb #steps

@@ -47,10 +47,10 @@ def _quiet():
 
 # %% ../nbs/17_graph.ipynb #dynamo
 OPSET = 18
-def _dynamo(m, x, axes):
+def _dynamo(m, x, axes, optimize=True):
     "The `ModelProto` that torch.export and onnxscript make of `m`."
     return torch.onnx.export(m, (x,), input_names=['image'], output_names=m.names, dynamic_shapes=(axes,), dynamo=True,
-                             opset_version=OPSET, verbose=False).model_proto
+                             opset_version=OPSET, verbose=False, optimize=optimize).model_proto
 
 # %% ../nbs/17_graph.ipynb #exporters
 def _torchscript(m, x, axes):
@@ -60,7 +60,7 @@ def _torchscript(m, x, axes):
                       dynamo=False, opset_version=OPSET)
     return onnx.load_from_string(f.getvalue())
 
-EXPORTERS = dict(dynamo=_dynamo, torchscript=_torchscript)
+EXPORTERS = dict(dynamo=_dynamo, torchscript=_torchscript, dynamo_plain=partial(_dynamo, optimize=False))
 
 # %% ../nbs/17_graph.ipynb #tidy
 def tidy(
@@ -165,12 +165,13 @@ def _why_not(m, x, errs):
     where = f"'{path}' ({type(mod).__name__})"
     if data: return (f'{where} branches on the values of its input, which a graph cannot do (the older exporter would '
                      'freeze one branch): use torch.where there')
-    op = re.search(r'aten[.:]+(\w+)', str(errs['torchscript'])) or re.search(r'aten[.:]+(\w+)', str(errs['dynamo']))
-    if op and not isinstance(errs['torchscript'], UnsupportedError):
+    ops = [re.search(r'aten[.:]+(\w+)', str(errs.get(k))) for k in ('torchscript', 'dynamo')]
+    if all(ops):
+        op = ops[0]
         return (f'{where} uses the operator {op[1]}, which neither the dynamo nor the older exporter can write (both '
                 f'tried, opset {OPSET}): replace the module by one made of standard operators')
     said = [f'{k}: {(str(e).strip() or type(e).__name__).splitlines()[0][:200]}' for k, e in errs.items()]
-    return f"both exporters were tried, the trouble is in {where}; {'; '.join(said)}"
+    return f"all exporters were tried, the trouble is in {where}; {'; '.join(said)}"
 
 # %% ../nbs/17_graph.ipynb #to-onnx
 def to_onnx(

@@ -72,6 +72,13 @@ def _resample(img, size, resample):
     return img.resize((w,h), RESAMPLES[resample])
 
 # %% ../nbs/03_transforms.ipynb #resize
+def _resize_box(h, w, size, method):
+    "(top, left, height, width) of the box that `resize` cuts out of a picture of `h` x `w`"
+    if method == 'squish': return 0, 0, h, w
+    m = (max if method == 'pad' else min)(w/size[1], h/size[0])
+    bh,bw = int(m*size[0]),int(m*size[1])
+    return int(.5*(h-bh)), int(.5*(w-bw)), bh, bw
+
 def resize(
     img:Image.Image,         # Picture of any size
     size,                    # (height, width) of the result, in pixels
@@ -80,16 +87,16 @@ def resize(
     resample:str='bilinear', # Pillow's filter: nearest, box, bilinear, hamming, bicubic or lanczos
 )->Image.Image: # `size`
     "`img` at `size`: fastai's `Resize` at validation"
-    if method == 'squish': return _resample(img, size, resample)
-    (h,w),(iw,ih) = size,img.size
-    pick = max if method == 'pad' else min
-    m = pick(iw/w, ih/h)
-    bw,bh = int(m*w),int(m*h)
-    if bw < 1 or bh < 1: return Image.new(img.mode, (w,h))  # the box lost its only pixel: fastai makes black of it
-    box = crop_pad(img, (bh,bw), (int(0.5*(ih-bh)), int(0.5*(iw-bw))), pad_mode)
-    return _resample(box, size, resample)
+    top,left,bh,bw = _resize_box(*img.size[::-1], size, method)
+    if bw < 1 or bh < 1: return Image.new(img.mode, tuple(size[::-1])) # the box lost its only pixel: fastai makes black
+    return _resample(crop_pad(img, (bh,bw), (top,left), pad_mode), size, resample)
 
 # %% ../nbs/03_transforms.ipynb #rrc
+def _rrc_size(size, val_xtra):
+    "(height, width) to which `random_resized_crop` squishes before it cuts"
+    xtra = math.ceil(max(size)*val_xtra/8)*8
+    return size[0]+xtra, size[1]+xtra
+
 def random_resized_crop(
     img:Image.Image,         # Picture of any size
     size,                    # (height, width) of the result, in pixels
@@ -97,10 +104,9 @@ def random_resized_crop(
     resample:str='bilinear', # Pillow's filter: nearest, box, bilinear, hamming, bicubic or lanczos
 )->Image.Image: # `size`
     "`img` squished to a little more than `size`, and the middle of that: fastai's `RandomResizedCrop` at validation"
-    h,w = size
-    xtra = math.ceil(max(size)*val_xtra/8)*8
-    img = _resample(img, (h+xtra, w+xtra), resample)
-    return crop_pad(img, size) if xtra else img
+    large = _rrc_size(size, val_xtra)
+    img = _resample(img, large, resample)
+    return crop_pad(img, size) if large != tuple(size) else img
 
 # %% ../nbs/03_transforms.ipynb #ratio
 def _ratio_size(h, w, max_size):
