@@ -1,0 +1,169 @@
+package predict;
+
+import ai.onnxruntime.OnnxJavaType;
+import ai.onnxruntime.OnnxTensor;
+import ai.onnxruntime.OrtEnvironment;
+import ai.onnxruntime.OrtException;
+import ai.onnxruntime.OrtLoggingLevel;
+import ai.onnxruntime.OrtSession;
+import java.io.File;
+import java.nio.ByteBuffer;
+import java.nio.FloatBuffer;
+import java.util.Arrays;
+import java.util.Collections;
+import java.util.List;
+import java.util.Map;
+import java.util.concurrent.locks.ReadWriteLock;
+import java.util.concurrent.locks.ReentrantReadWriteLock;
+
+/**
+ * A model that fastai_deploy exported. It takes a decoded picture of any size and gives the answer;
+ * everything in between, resizing included, is inside {@code pixels.onnx}.
+ *
+ * <p>Needs ONNX Runtime and the plainest part of Java only (language level 8, no java.awt, no
+ * javax.imageio), so that this file can be copied into an Android app. Open one and share it: any
+ * number of threads may call {@code predict} at once.
+ */
+public final class Bundle implements AutoCloseable {
+    public static final String FORMAT = "fastai_deploy/1";
+
+    /** classification, multilabel, regression, points, segmentation or image_to_image */
+    public final String task;
+    /** Names of the classes, in the order of the output. Empty where the answer is no class. */
+    public final List<String> vocab;
+    /** Pictures with more pixels than this are refused. */
+    public final long maxPixels;
+    /** multilabel: a label holds above it. NaN for the other tasks. */
+    public final float threshold;
+
+    private final OrtEnvironment env = OrtEnvironment.getEnvironment();
+    private final OrtSession session;
+    private final String input;
+    private final String output;
+    // Predictions share the read lock; close waits for them with the write lock.
+    private final ReadWriteLock lock = new ReentrantReadWriteLock();
+    private boolean closed = false;
+
+    /** Open a bundle's folder. */
+    public static Bundle open(File folder) throws Refused {
+        if (!folder.isDirectory()) throw new Refused("no bundle there");
+        File model = new File(folder, "pixels.onnx");
+        if (!model.isFile()) {
+            if (!new File(folder, "bundle.json").isFile()) throw new Refused("no bundle there: it has no bundle.json");
+            throw new Refused("no pixels.onnx in it: export the bundle again"
+                + " (model.onnx alone needs the item transforms, which this program has not)");
+        }
+        return new Bundle(model.getPath(), null);
+    }
+
+    /** The same from the bytes of {@code pixels.onnx}, for example an asset of an Android app. */
+    public Bundle(byte[] model) throws Refused {
+        this(null, model);
+    }
+
+    private Bundle(String path, byte[] bytes) throws Refused {
+        OrtSession opened = null;
+        try (OrtSession.SessionOptions options = new OrtSession.SessionOptions()) {
+            options.setSessionLogLevel(OrtLoggingLevel.ORT_LOGGING_LEVEL_ERROR);
+            opened = path != null ? env.createSession(path, options) : env.createSession(bytes, options);
+            // What a program must know about the model travels inside it.
+            Map<String, String> facts = opened.getMetadata().getCustomMetadata();
+            String format = facts.get("format");
+            if (!FORMAT.equals(format)) {
+                throw new Refused("its format is " + format + ", this program reads " + FORMAT);
+            }
+            task = fact(facts, "task");
+            output = fact(facts, "output");
+            maxPixels = Long.parseLong(fact(facts, "max_pixels"));
+            threshold = task.equals("multilabel") ? Float.parseFloat(fact(facts, "threshold")) : Float.NaN;
+            String names = facts.get("vocab");
+            vocab = names == null || names.isEmpty() ? Collections.<String>emptyList()
+                : Collections.unmodifiableList(Arrays.asList(names.split("\n", -1)));
+            input = opened.getInputNames().iterator().next();
+            session = opened;
+        } catch (OrtException | RuntimeException | Refused e) {
+            if (opened != null) quietly(opened);
+            if (e instanceof Refused) throw (Refused) e;
+            throw new Refused("pixels.onnx cannot be opened: " + oneLine(e), e);
+        }
+    }
+
+    /**
+     * The answer for a decoded picture: row after row, three bytes (red, green, blue) a pixel, as
+     * the file has it (not turned by EXIF, no colour management, alpha dropped, grey as R=G=B).
+     */
+    public Answer predict(byte[] rgb, int width, int height) throws Refused {
+        check(rgb.length, width, height);
+        return predict(ByteBuffer.allocateDirect(rgb.length).put(rgb).rewind(), width, height);
+    }
+
+    /** The same from a direct buffer (from its position to its limit), which is not copied. */
+    public Answer predict(ByteBuffer rgb, int width, int height) throws Refused {
+        check(rgb.remaining(), width, height);
+        long[] shape = {height, width, 3};
+        lock.readLock().lock();
+        try {
+            if (closed) throw new IllegalStateException("the bundle is closed");
+            // Ask for the first output by its name: there may be a second one.
+            try (OnnxTensor picture = OnnxTensor.createTensor(env, rgb.duplicate(), shape, OnnxJavaType.UINT8);
+                 OrtSession.Result result =
+                     session.run(Collections.singletonMap(input, picture), Collections.singleton(output))) {
+                OnnxTensor tensor = (OnnxTensor) result.get(0);
+                FloatBuffer numbers = tensor.getFloatBuffer(); // a copy
+                if (numbers == null) throw new Refused("the output " + output + " is not float32");
+                float[] values = new float[numbers.remaining()];
+                numbers.get(values);
+                return new Answer(this, values, tensor.getInfo().getShape());
+            }
+        } catch (OrtException e) {
+            throw new Refused("the model failed: " + oneLine(e), e);
+        } finally {
+            lock.readLock().unlock();
+        }
+    }
+
+    /** Free the model. Waits for predictions that are under way. */
+    @Override
+    public void close() {
+        lock.writeLock().lock();
+        try {
+            if (!closed) quietly(session);
+            closed = true;
+        } finally {
+            lock.writeLock().unlock();
+        }
+    }
+
+    private void check(int bytes, int width, int height) throws Refused {
+        checkSize(width, height, maxPixels);
+        if (bytes != 3L * width * height) {
+            throw new Refused(width + "x" + height + " needs " + 3L * width * height + " bytes, not " + bytes);
+        }
+    }
+
+    /** Refuse a picture by its size; the decoder asks before it decodes. */
+    static void checkSize(int width, int height, long maxPixels) throws Refused {
+        if (width < 1 || height < 1) throw new Refused("has no pixels (" + width + "x" + height + ")");
+        if ((long) width * height > maxPixels) {
+            throw new Refused("has " + (long) width * height + " pixels, more than " + maxPixels);
+        }
+    }
+
+    private static String fact(Map<String, String> facts, String name) throws Refused {
+        String value = facts.get(name);
+        if (value == null) throw new Refused("pixels.onnx says nothing about its " + name);
+        return value;
+    }
+
+    private static void quietly(OrtSession session) {
+        try {
+            session.close();
+        } catch (OrtException e) {
+            // closed is closed
+        }
+    }
+
+    static String oneLine(Throwable e) {
+        return String.valueOf(e.getMessage()).trim().replaceAll("\\s*[\\r\\n]+\\s*", " ");
+    }
+}
