@@ -1,0 +1,196 @@
+// The whole of it: load a bundle, decode a picture, predict. No page in here: lift it into your own program.
+//
+//   const bundle = await loadBundle('bundle/')
+//   const picture = await decode(file, bundle.maxPixels)      // a File or Blob
+//   const answer = await predict(bundle, picture)             // {label: 'six', prob: 0.99, top: [...]}
+//
+// It works in a page and in a module worker (a worker keeps the page responsive).
+import * as ort from './vendor/ort.wasm.bundle.min.mjs'
+
+// Threads need a page that is cross-origin isolated (the headers COOP and COEP). Without them: one thread.
+if (!globalThis.crossOriginIsolated) ort.env.wasm.numThreads = 1
+
+/** An error whose message is one line for the user. */
+export class Refused extends Error {}
+
+/**
+ * Load a bundle. `onBytes(loaded, total)` hears of the download; total is NaN if the server does not tell.
+ * JavaScript sees no ONNX metadata, hence bundle.json and vocab.txt.
+ */
+export async function loadBundle(url = 'bundle/', onBytes = () => {}) {
+  const base = new URL(url, new URL('.', import.meta.url))
+  const at = name => new URL(name, base)
+  const about = await fetch(at('bundle.json'), { cache: 'no-cache' })
+  if (!about.ok) throw new Refused('There is no bundle: put the exported folder beside this page, as bundle/.')
+  const facts = await about.json().catch(() => {
+    throw new Refused('bundle/bundle.json is not JSON: copy the exported bundle again.')
+  })
+  if (facts.format !== 'fastai_deploy/1')
+    throw new Refused(`bundle/bundle.json has the format ${facts.format}; this page reads fastai_deploy/1.`)
+
+  // The runtime and the model download side by side; the bytes of both are counted together.
+  const files = [
+    [new URL('./vendor/ort-wasm-simd-threaded.wasm', import.meta.url), 'vendor/ is empty: run npm install and npm run build.'],
+    [at('pixels.onnx'), 'The bundle has no pixels.onnx: export it again (model.onnx alone needs the item transforms).'],
+  ]
+  const seen = files.map(() => ({ loaded: 0, total: NaN }))
+  const sum = key => seen.reduce((n, s) => n + s[key], 0)
+  const [wasm, model] = await Promise.all(files.map(([file, missing], i) => download(file, missing, (loaded, total) => {
+    seen[i] = { loaded, total }
+    onBytes(sum('loaded'), sum('total'))
+  })))
+  ort.env.wasm.wasmBinary = wasm
+
+  const vocab = await fetch(at('vocab.txt'), { cache: 'no-cache' })
+  return {
+    session: await ort.InferenceSession.create(model, { executionProviders: ['wasm'] }),
+    task: facts.task,
+    output: facts.output.name,
+    threshold: facts.output.threshold ?? 0.5,
+    maxPixels: facts.input.max_pixels,
+    vocab: vocab.ok ? (await vocab.text()).split('\n').map(s => s.replace(/\r$/, '')).filter(Boolean) : [],
+  }
+}
+
+async function download(url, missing, onBytes) {
+  const response = await fetch(url, { cache: 'no-cache' })
+  if (!response.ok) throw new Refused(missing)
+  const packed = response.headers.has('content-encoding') // then the length is that of the packed bytes
+  const total = packed ? NaN : Number(response.headers.get('content-length') ?? NaN)
+  const parts = []
+  let loaded = 0
+  for (const reader = response.body.getReader(); ;) {
+    const { done, value } = await reader.read()
+    if (done) break
+    parts.push(value)
+    onBytes(loaded += value.length, total)
+  }
+  return new Uint8Array(await new Blob(parts).arrayBuffer())
+}
+
+/** The bundle's answer to a picture {rgb, width, height}: see `answerOf`. */
+export async function predict(bundle, picture) {
+  return answerOf(bundle, await run(bundle, picture))
+}
+
+/** The raw output, a Float32Array. All resizing is inside the model. */
+export async function run({ session, output }, { rgb, width, height }) {
+  const picture = new ort.Tensor('uint8', rgb, [height, width, 3])
+  const results = await session.run({ picture }, [output])
+  return results[output].data
+}
+
+/**
+ * The numbers as an answer.
+ * classification: {label, index, prob, top}   multilabel: {labels, top}   regression, points: {values}
+ */
+export function answerOf({ task, vocab, threshold }, numbers) {
+  if (task === 'regression' || task === 'points') return { values: [...numbers] }
+  if (task !== 'classification' && task !== 'multilabel')
+    throw new Refused(`This page cannot show the answer of a ${task} bundle; run() in core.js gives the raw output.`)
+  const all = [...numbers].map((prob, index) => ({ label: vocab[index], index, prob }))
+  const top = all.toSorted((a, b) => b.prob - a.prob).slice(0, 5) // a stable sort: the first of equals wins
+  if (task === 'multilabel') return { labels: all.filter(c => c.prob > threshold).map(c => c.label), top }
+  return { ...top[0], top }
+}
+
+/**
+ * A picture file as bytes: {rgb, width, height}, as Pillow's Image.open(f).convert('RGB') gives them:
+ * not rotated (EXIF), no colour management (ICC), alpha dropped.
+ */
+export async function decode(blob, maxPixels = Infinity) {
+  const bytes = new Uint8Array(await blob.arrayBuffer())
+  const tooLarge = (width, height) => {
+    if (width * height > maxPixels)
+      throw new Refused(`The picture is too large: ${width} x ${height}, more than ${maxPixels} pixels.`)
+  }
+  if (!bytes.length) throw new Refused('The file is empty.')
+  const { parts, width, height } = pixelsOnly(bytes)
+  tooLarge(width, height)
+
+  let bitmap
+  try {
+    // Browsers do not agree on whether imageOrientation 'none' leaves a picture unrotated: pixelsOnly() makes it sure.
+    bitmap = await createImageBitmap(new Blob(parts, { type: blob.type }),
+      { colorSpaceConversion: 'none', premultiplyAlpha: 'none', imageOrientation: 'none' })
+  } catch {
+    throw new Refused('This is no picture that the browser can read, or the file is damaged.')
+  }
+  try {
+    tooLarge(bitmap.width, bitmap.height) // the kinds whose header pixelsOnly() does not read
+    return { rgb: await readPixels(bitmap), width: bitmap.width, height: bitmap.height }
+  } finally {
+    bitmap.close()
+  }
+}
+
+/**
+ * A bitmap's pixels, without loss. A 2d canvas multiplies colours by alpha and so loses some of them;
+ * a VideoFrame hands out the bytes as they are. The canvas is for browsers that have no VideoFrame:
+ * there, only pictures with transparent parts differ.
+ */
+async function readPixels(bitmap) {
+  let data, blueFirst = false
+  try {
+    const frame = new VideoFrame(bitmap, { timestamp: 0 })
+    if (!/^(RGB|BGR)[AX]$/.test(frame.format)) throw new Error(frame.format)
+    blueFirst = frame.format[0] === 'B'
+    data = new Uint8Array(frame.allocationSize())
+    await frame.copyTo(data).finally(() => frame.close())
+  } catch {
+    const canvas = new OffscreenCanvas(bitmap.width, bitmap.height)
+    const context = canvas.getContext('2d', { willReadFrequently: true })
+    context.drawImage(bitmap, 0, 0)
+    data = context.getImageData(0, 0, bitmap.width, bitmap.height).data
+    blueFirst = false
+  }
+  const rgb = new Uint8Array(bitmap.width * bitmap.height * 3)
+  const [r, b] = blueFirst ? [2, 0] : [0, 2]
+  for (let from = 0, to = 0; to < rgb.length; from += 4, to += 3) {
+    rgb[to] = data[from + r]
+    rgb[to + 1] = data[from + 1]
+    rgb[to + 2] = data[from + b]
+  }
+  return rgb
+}
+
+/**
+ * The size a JPEG or PNG header tells, and the file without what would turn or recolour the pixels
+ * (EXIF, colour profiles). Other kinds go through as they are, with no size.
+ */
+function pixelsOnly(bytes) {
+  const view = new DataView(bytes.buffer)
+  const parts = []
+  let width, height, at
+  try {
+    if (view.getUint32(0) === 0x89504e47) { // PNG: keep the chunks that make the pixels
+      width = view.getUint32(16)
+      height = view.getUint32(20)
+      if (bytes[24] === 16 && bytes[25] === 0) throw new Refused('A 16-bit grey PNG is not supported.')
+      parts.push(bytes.subarray(0, at = 8))
+      while (at < bytes.length) {
+        const end = at + 12 + view.getUint32(at)
+        const name = String.fromCharCode(...bytes.subarray(at + 4, at + 8))
+        if (['IHDR', 'PLTE', 'tRNS', 'IDAT', 'IEND'].includes(name)) parts.push(bytes.subarray(at, end))
+        at = end
+      }
+    } else if (view.getUint16(0) === 0xffd8) { // JPEG: drop the segments APP1 (EXIF) and APP2 (ICC)
+      parts.push(bytes.subarray(0, at = 2))
+      while (bytes[at] === 0xff && bytes[at + 1] !== 0xda) {
+        const marker = bytes[at + 1]
+        const end = at + 2 + view.getUint16(at + 2)
+        if (marker >= 0xc0 && marker <= 0xcf && ![0xc4, 0xc8, 0xcc].includes(marker)) {
+          height = view.getUint16(at + 5)
+          width = view.getUint16(at + 7)
+        }
+        if (marker !== 0xe1 && marker !== 0xe2) parts.push(bytes.subarray(at, end))
+        at = end
+      }
+      parts.push(bytes.subarray(at))
+    } else parts.push(bytes)
+  } catch (error) {
+    if (error instanceof Refused) throw error
+    throw new Refused('This is no picture that the browser can read, or the file is damaged.') // cut off in its header
+  }
+  return { parts, width, height }
+}
