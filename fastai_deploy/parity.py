@@ -49,8 +49,9 @@ class Tracer:
     "Traces pictures through a bundle's own graph"
     def __init__(self, model:Model):
         self.model = model
-        hidden = {'net_input', 'logits'} - {o.name for o in model.session.get_outputs()}
-        tapped = tap(model.bundle.read('model.onnx'), *sorted(hidden))
+        self.inner = ['image', 'net_input', 'logits'][model.engine == 'model':]
+        hidden = {*self.inner} - {o.name for o in model.session.get_outputs()}
+        tapped = tap(model.bundle.read(f'{model.engine}.onnx'), *sorted(hidden))
         self.session = make_session(tapped, model.session.get_providers())
 
     def __call__(self,
@@ -60,8 +61,10 @@ class Tracer:
         "What picture `x` is at each stage of the bundle"
         m,spec = self.model,self.model.spec.input
         img = open_image(x, mode=spec.mode, max_pixels=spec.max_pixels)
-        item = to_array(apply_item(m.spec.item, img))
-        batch,net = m.run(item[None], ['net_input', 'logits'], self.session)
+        if m.engine == 'model': item = to_array(apply_item(m.spec.item, img))
+        ready = item[None] if m.engine == 'model' else [np.asarray(img.convert('RGB'))]
+        *seen,batch,net = m.run(ready, self.inner, self.session)
+        if seen: item = seen[0][0] if spec.dtype == 'uint8' else np.rint(seen[0][0]*255).astype(np.uint8)
         answer = m.predict(x)
         doubt = undecided(m.spec, answer[2], 2*slack(net)*stages_for(m.spec.task)['answer'][1])
         return Trace(np.asarray(img), item, batch[0], net[0], numbers(answer), label(answer), answer.decided, name,
@@ -287,6 +290,6 @@ def replay(
     "Run a bundle's own proof: its goldens through it, against the answers that fastai gave"
     if not (goldens := model.goldens()):
         raise ParityError(f'{model.path}: no goldens in this bundle: verify it with the Learner')
-    parity,tracer = Parity('the goldens in the bundle', model.spec.task),Tracer(model)
+    parity,tracer = Parity(f'the goldens in the bundle{model.by}', model.spec.task),Tracer(model)
     for i,g in enumerate(goldens): parity.add(tracer(g.image), golden_trace(g, f'golden {i}'))
     return parity

@@ -79,7 +79,7 @@ def make_session(
     if threads: options.intra_op_num_threads = threads
     try: return ort.InferenceSession(model, options, providers=want)
     except Exception as e: # onnxruntime's own classes have no common base but this
-        raise BundleError(f'model.onnx cannot be run by onnxruntime {ort.__version__}: {str(e).splitlines()[0]}') from e
+        raise BundleError(f'the model cannot be run by onnxruntime {ort.__version__}: {str(e).splitlines()[0]}') from e
 
 # %% ../nbs/08_runtime.ipynb #tap
 def _field(number:int, content:bytes)->bytes:
@@ -95,6 +95,13 @@ def tap(
     outputs = [_field(12, _field(1, n.encode())) for n in names]  # GraphProto.output: ValueInfoProto.name
     return model + b''.join(_field(7, o) for o in outputs)        # ModelProto.graph
 
+# %% ../nbs/08_runtime.ipynb #engine
+def _engine_file(bundle:Bundle, engine:str)->bytes:
+    "The ONNX file of an engine"
+    if engine not in ('model', 'pixels'): raise FastaiDeployError(f"engine must be 'model' or 'pixels', not {engine!r}")
+    if (file := f'{engine}.onnx') in bundle: return bundle.read(file)
+    raise BundleError(f"{bundle.path}: no {file} in this bundle: {bundle.spec.pixels or 'export it again'}")
+
 # %% ../nbs/08_runtime.ipynb #model
 class Model:
     "A bundle, ready to predict; made by `load`"
@@ -102,11 +109,13 @@ class Model:
         bundle:Bundle,       # An open bundle
         providers:list=None, # ONNX Runtime execution providers, best first; the CPU's by default
         threads:int=None,    # Threads for one call; onnxruntime's own choice by default
+        engine:str='model',  # 'model': item transforms in Pillow, then model.onnx; 'pixels': pixels.onnx does both
     ):
-        self.bundle,self.spec,self.path = bundle,bundle.spec,bundle.path
+        self.bundle,self.spec,self.path,self.engine = bundle,bundle.spec,bundle.path,engine
+        self.by = '' if engine == 'model' else f', by {engine}.onnx'  # in reports
         check_item(self.spec.item)
         self.vocab = bundle.vocab()
-        self.session = make_session(bundle.read('model.onnx'), providers, threads)
+        self.session = make_session(_engine_file(bundle, engine), providers, threads)
         self._check_graph()
 
     def __repr__(self)->str:
@@ -118,14 +127,14 @@ class Model:
     def _check_graph(self)->None:
         "Run the graph once, which also warms the session, and hold its input and output against the spec"
         h,w = self.spec.input.size or (224, 224)
-        x = np.zeros((1, self.spec.input.channels, h, w), np.uint8)
+        x = np.zeros((1, h, w, 3) if self.engine == 'pixels' else (1, self.spec.input.channels, h, w), np.uint8)
         try: answer = self.run(x)
         except Exception as e: # onnxruntime's own classes have no common base but this
             why = str(e).splitlines()[0]
-            raise BundleError(f'{self.path}: model.onnx does not run as bundle.json says: {why}') from e
+            raise BundleError(f'{self.path}: {self.engine}.onnx does not run as bundle.json says: {why}') from e
         want = (1, *self.spec.output.shape)
         if answer.ndim != len(want) or any(n not in (None, m) for n,m in zip(want, answer.shape)):
-            raise BundleError(f'{self.path}: model.onnx answers {answer.shape}, bundle.json says {want}')
+            raise BundleError(f'{self.path}: {self.engine}.onnx answers {answer.shape}, bundle.json says {want}')
 
     def goldens(self)->list: # `Golden`s
         "The pictures that travel in the bundle, with fastai's answers"
@@ -141,6 +150,7 @@ def _prepared(model:Model, x, exif:bool)->tuple:
     "Picture `x` after the item transforms, and its (height, width) as opened"
     spec = model.spec
     img = open_image(x, mode=spec.input.mode, exif=exif, max_pixels=spec.input.max_pixels)
+    if model.engine == 'pixels': return np.asarray(img.convert('RGB')),img.size[::-1]
     try: a = to_array(apply_item(spec.item, img))
     except ImageError as e: raise ImageError(f'{_name(x)}{e}') from e
     if spec.input.size and list(a.shape[1:]) != spec.input.size:
@@ -154,23 +164,26 @@ def prepare(
     model:Model,      # A loaded model
     x,                # Path, bytes, file object, PIL image or uint8 array [H, W, 3]
     exif:bool=False,  # Turn the picture as its EXIF orientation says; fastai does not
-)->np.ndarray: # uint8 [C, H, W]
+)->np.ndarray: # uint8 [C, H, W]; with engine 'pixels', which applies them itself, [H, W, 3]
     "Open a picture and apply the item transforms"
     return _prepared(model, x, exif)[0]
 
 # %% ../nbs/08_runtime.ipynb #run
 def run(
     model:Model,        # A loaded model
-    batch:np.ndarray,   # uint8 [N, C, H, W], from `prepare`
+    batch:np.ndarray,   # uint8 [N, C, H, W] of what `prepare` gives; with engine 'pixels' [N, H, W, 3], or a list
     names:list=None,    # Names of the outputs to give, if not only the answer
     session:ort.InferenceSession=None, # Another session than the model's own
 )->np.ndarray: # float32 [N, *output shape], or a list of arrays, one for each of `names`
     "Batch transforms, net and activation, in one call of ONNX Runtime"
-    x = batch if model.spec.input.dtype == 'uint8' else batch.astype(np.float32)/np.float32(255)
-    try: res = (session or model.session).run(names or [model.spec.output.name], {'image':x})
+    call = lambda **x: (session or model.session).run(names or [model.spec.output.name], x)
+    pixels = model.engine == 'pixels'
+    try:
+        if pixels: res = [np.concatenate(o) for o in zip(*(call(picture=x) for x in batch))]
+        else: res = call(image=batch if model.spec.input.dtype == 'uint8' else batch.astype(np.float32)/np.float32(255))
     except Exception as e: # onnxruntime's own classes have no common base but this
-        if model.spec.input.size: raise
-        h,w = batch.shape[-2:]
+        if model.spec.input.size and not pixels: raise
+        h,w = batch[0].shape[:2] if pixels else batch.shape[-2:]
         raise ImageError(f'the net does not take a picture of {h}x{w} (height x width)') from e
     return res if names else res[0]
 
@@ -194,9 +207,10 @@ def load(
     path:str|Path,       # A bundle: directory, or zip of one
     providers:list=None, # ONNX Runtime execution providers, best first; the CPU's by default
     threads:int=None,    # Threads for one call; onnxruntime's own choice by default
+    engine:str='model',  # 'model': item transforms in Pillow, then model.onnx; 'pixels': pixels.onnx does both
 )->Model: # Ready to predict: hashes compared, session warmed
     "Load a bundle"
-    return Model(open_bundle(path), providers, threads)
+    return Model(open_bundle(path), providers, threads, engine)
 
 # %% ../nbs/08_runtime.ipynb #progress
 def show_progress(
@@ -225,7 +239,8 @@ def _answer(model:Model, arrays:list)->list:
         if not isinstance(a, ImageError): shapes.setdefault(a[0].shape, []).append(i)
     for idxs in shapes.values():
         try:
-            outs = model.run(np.stack([arrays[i][0] for i in idxs]))
+            batch = [arrays[i][0] for i in idxs]
+            outs = model.run(batch if model.engine == 'pixels' else np.stack(batch))
             answers = [decode_answer(model.spec, o, model.vocab, arrays[i][1]) for i,o in zip(idxs, outs)]
         except ImageError as e: answers = [e]*len(idxs)
         for i,a in zip(idxs, answers): res[i] = a

@@ -157,6 +157,7 @@ class Spec:
     files:dict = field(default_factory=dict)   # name -> {sha256, bytes} of every other file
     made_by:dict = field(default_factory=dict) # versions of what made it
     task:str = 'classification'                # what is predicted, see the schema
+    pixels:str = None                          # why there is no pixels.onnx; None: nothing speaks against it
     format:str = 'fastai_deploy/1'             # bundle format
 
     @classmethod

@@ -135,7 +135,8 @@ def compare_with(
 )->Parity: # The comparison; not yet checked
     "Hold a bundle against its Learner on `items`"
     spec = model.spec
-    parity = Parity('learn.tta' if spec.output.tta else 'learn.predict', spec.task, made_by=spec.made_by)
+    against = ('learn.tta' if spec.output.tta else 'learn.predict') + model.by
+    parity = Parity(against, spec.task, made_by=spec.made_by)
     theirs,ours = LearnerTracer(learn, spec),Tracer(model)
     for i,x in enumerate(items):
         name = _item_name(x, i)
@@ -150,14 +151,16 @@ def verify(
     items:list=None,     # Pictures to compare on; the Learner's validation set by default
     store:bool=True,     # Keep the result of a comparison with `learn` in the bundle, as parity.json
     progress:bool=True,  # Show a bar on a terminal; or a function of (done, total)
+    engine:str='model',  # 'model': item transforms in Pillow, then model.onnx; 'pixels': pixels.onnx, not stored
 )->Parity: # The table of stages; an error if one differs
     "Prove that a bundle answers as `learn.predict` does, or raise a `ParityError` that names the stage"
-    model = bundle if isinstance(bundle, Model) else load(bundle)
+    model = bundle if isinstance(bundle, Model) else load(bundle, engine=engine)
     if learn is None:
         if items is not None: raise FastaiDeployError('only the Learner can say what the answers for `items` should be')
         return replay(model).check()
     items = valid_items(learn) if items is None else [items] if isinstance(items, (str, Path)) else list(items)
     report = progress if callable(progress) else show_progress if progress else None
     parity = compare_with(model, learn, items, report).check()
-    if store: update_bundle(open_bundle(model.path), {'parity.json':parity.to_json().encode('utf-8')})
+    if store and model.engine == 'model':
+        update_bundle(open_bundle(model.path), {'parity.json':parity.to_json().encode('utf-8')})
     return parity

@@ -8,7 +8,7 @@ from shutil import copytree, ignore_patterns
 LIB, NBS = 'fastai_deploy', 'nbs'
 RUN_SIDE = {'numpy', 'PIL', 'onnxruntime'}                        # all that notebooks 00 to 09 may import
 FASTAI_ROOMS = {'data', 'train', 'tasks', 'capture', 'verifying'} # where fastai may be imported
-TORCH_ROOMS = {'heads', 'rebuild', 'unet', 'batch', 'deployed', 'graph'} # torch side, no fastai
+TORCH_ROOMS = {'heads', 'rebuild', 'unet', 'batch', 'deployed', 'graph', 'resample', 'pixels'} # no fastai
 TORCH_SIDE = RUN_SIDE | {'torch', 'torchvision', 'timm', 'onnx', 'onnxscript', 'safetensors'}
 FASTAI = {'fastai', 'fastcore', 'fastprogress', 'fastdownload', 'fasttransform'}
 
