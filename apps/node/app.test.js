@@ -87,6 +87,7 @@ test('a PNG gives its pixels: plain, interlaced, with an alpha channel, turned b
     const { data, width, height } = await decode(await inDir(`${name}.png`, await png.toBuffer()));
     assert.deepEqual([width, height], [40, 30], name);
     assert.ok(Buffer.from(ramps).equals(data), `${name}: other pixels`);
+    assert.ok(data.equals((await decode(await png.toBuffer())).data), `${name}: other pixels from bytes`);
   }
 });
 
@@ -114,7 +115,7 @@ test('what is no picture is refused in one line', async () => {
     [path.join(dir, 'nothing.png'), /no such file/],
     [dir, /a folder/],
     [await inDir('empty.jpg', ''), /an empty file/],
-    [await inDir('text.jpg', 'hello'), /not a picture/],
+    [await inDir('text.jpg', 'hello'), /not a JPEG/],
     [await inDir('drawing.svg', svg), /not supported: svg/],
     [await inDir('half.jpg', jpeg.subarray(0, jpeg.length / 2)), /truncated/],
     [await inDir('no end.jpg', jpeg.subarray(0, -2)), /truncated/],
@@ -162,7 +163,7 @@ test('a bad picture is refused and the others are answered', needsBundle, async 
   const bad = await inDir('bad.jpg', 'hello');
   const { code, out, err } = await run('--bundle', bundle, '--json', golden('0.png'), bad, golden('1.png'));
   assert.equal(code, 1);
-  assert.equal(err, `predict: ${bad}: not a picture, or its header is damaged\n`);
+  assert.equal(err, `predict: ${bad}: not a JPEG, PNG or WebP picture, or its header is damaged\n`);
   assert.deepEqual(out.trim().split('\n').map((line) => JSON.parse(line).path), [golden('0.png'), golden('1.png')]);
 });
 

@@ -7,9 +7,9 @@ import { Refusal } from './model.js';
 // What sharp decodes to the same pixels as Pillow. It knows more (GIF, TIFF, AVIF, SVG …), which gives others.
 const KINDS = ['jpeg', 'png', 'webp'];
 
-/** The picture at `file`: { data: Uint8Array of height*width*3, width, height }. */
+/** The picture in `file`, a path or the bytes themselves: { data: Uint8Array of height*width*3, width, height }. */
 export async function decode(file, maxPixels = 50_000_000) {
-  const bytes = await read(file);
+  const bytes = file instanceof Uint8Array ? file : await read(file);
   // 'error' refuses what Pillow refuses: a truncated file. 'warning' would refuse sloppy JPEGs that Pillow takes.
   const options = { ignoreIcc: true, autoOrient: false, failOn: 'error', limitInputPixels: false };
 
@@ -17,7 +17,7 @@ export async function decode(file, maxPixels = 50_000_000) {
   try {
     head = await sharp(bytes, options).metadata();
   } catch {
-    throw new Refusal(bytes.length ? 'not a picture, or its header is damaged' : 'an empty file');
+    throw new Refusal(bytes.length ? 'not a JPEG, PNG or WebP picture, or its header is damaged' : 'an empty file');
   }
   const { format, space, channels, width, height } = head;
   if (!KINDS.includes(format)) throw new Refusal(`a kind of picture that is not supported: ${format}`);

@@ -108,4 +108,5 @@ async function main() {
 
 const firstLine = (error) => error.message.split('\n')[0];
 
+process.stdout.on('error', () => process.exit(1)); // the reader went away: predict.js … | head
 process.exitCode = await main();
