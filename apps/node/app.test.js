@@ -155,6 +155,9 @@ test('what is no bundle is refused', needsBundle, async () => {
   const { code, err } = await run('--bundle', path.join(dir, 'no graph'), golden('0.png'));
   assert.equal(code, 1);
   assert.match(err, /^predict: .*no pixels.onnx there.*\n$/);
+
+  const masks = await other('masks', { task: 'segmentation' }, { 'pixels.onnx': await readFile(path.join(bundle, 'pixels.onnx')) });
+  assert.match((await run('--bundle', masks, golden('0.png'))).err, /^predict: a bundle for segmentation: .*\n$/);
 });
 
 // ---------------------------------------------------------------- the command line
