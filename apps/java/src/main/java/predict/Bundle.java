@@ -9,12 +9,15 @@ import ai.onnxruntime.OrtSession;
 import java.io.File;
 import java.nio.ByteBuffer;
 import java.nio.FloatBuffer;
+import java.nio.charset.StandardCharsets;
 import java.util.Arrays;
 import java.util.Collections;
 import java.util.List;
 import java.util.Map;
 import java.util.concurrent.locks.ReadWriteLock;
 import java.util.concurrent.locks.ReentrantReadWriteLock;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
 
 /**
  * A model that fastai_deploy exported. It takes a decoded picture of any size and gives the answer;
@@ -70,15 +73,16 @@ public final class Bundle implements AutoCloseable {
             Map<String, String> facts = opened.getMetadata().getCustomMetadata();
             String format = facts.get("format");
             if (!FORMAT.equals(format)) {
-                throw new Refused("its format is " + format + ", this program reads " + FORMAT);
+                throw new Refused("its format is " + (format == null ? "not said" : format) + ", this program reads " + FORMAT);
             }
             task = fact(facts, "task");
             output = fact(facts, "output");
+            if (!opened.getOutputNames().contains(output)) throw new Refused("pixels.onnx has no output " + output);
             maxPixels = Long.parseLong(fact(facts, "max_pixels"));
             threshold = task.equals("multilabel") ? Float.parseFloat(fact(facts, "threshold")) : Float.NaN;
             String names = facts.get("vocab");
             vocab = names == null || names.isEmpty() ? Collections.<String>emptyList()
-                : Collections.unmodifiableList(Arrays.asList(names.split("\n", -1)));
+                : Collections.unmodifiableList(Arrays.asList(repaired(names).split("\n", -1)));
             input = opened.getInputNames().iterator().next();
             session = opened;
         } catch (OrtException | RuntimeException | Refused e) {
@@ -93,13 +97,16 @@ public final class Bundle implements AutoCloseable {
      * the file has it (not turned by EXIF, no colour management, alpha dropped, grey as R=G=B).
      */
     public Answer predict(byte[] rgb, int width, int height) throws Refused {
-        check(rgb.length, width, height);
-        return predict(ByteBuffer.allocateDirect(rgb.length).put(rgb).rewind(), width, height);
+        return predict(ByteBuffer.wrap(rgb), width, height);
     }
 
-    /** The same from a direct buffer (from its position to its limit), which is not copied. */
+    /** The same from a buffer, from its position to its limit. A direct buffer is not copied. */
     public Answer predict(ByteBuffer rgb, int width, int height) throws Refused {
-        check(rgb.remaining(), width, height);
+        checkSize(width, height, maxPixels);
+        long bytes = 3L * width * height;
+        if (rgb.remaining() != bytes) {
+            throw new Refused(width + "x" + height + " pixels are " + bytes + " bytes, not " + rgb.remaining());
+        }
         long[] shape = {height, width, 3};
         lock.readLock().lock();
         try {
@@ -113,6 +120,9 @@ public final class Bundle implements AutoCloseable {
                 if (numbers == null) throw new Refused("the output " + output + " is not float32");
                 float[] values = new float[numbers.remaining()];
                 numbers.get(values);
+                if (hasClasses() && values.length != vocab.size()) {
+                    throw new Refused("the model gives " + values.length + " numbers for " + vocab.size() + " classes");
+                }
                 return new Answer(this, values, tensor.getInfo().getShape());
             }
         } catch (OrtException e) {
@@ -120,6 +130,11 @@ public final class Bundle implements AutoCloseable {
         } finally {
             lock.readLock().unlock();
         }
+    }
+
+    /** Whether the answer is one number for each class of the vocab. */
+    public boolean hasClasses() {
+        return task.equals("classification") || task.equals("multilabel");
     }
 
     /** Free the model. Waits for predictions that are under way. */
@@ -131,13 +146,6 @@ public final class Bundle implements AutoCloseable {
             closed = true;
         } finally {
             lock.writeLock().unlock();
-        }
-    }
-
-    private void check(int bytes, int width, int height) throws Refused {
-        checkSize(width, height, maxPixels);
-        if (bytes != 3L * width * height) {
-            throw new Refused(width + "x" + height + " needs " + 3L * width * height + " bytes, not " + bytes);
         }
     }
 
@@ -153,6 +161,20 @@ public final class Bundle implements AutoCloseable {
         String value = facts.get(name);
         if (value == null) throw new Refused("pixels.onnx says nothing about its " + name);
         return value;
+    }
+
+    /**
+     * The binding hands strings over with JNI's NewStringUTF, which takes a letter of four bytes (an
+     * emoji, say) for four letters. Put such letters together again.
+     */
+    private static String repaired(String text) {
+        Matcher four = Pattern.compile("[\u00F0-\u00F4][\u0080-\u00BF]{3}").matcher(text);
+        StringBuffer result = new StringBuffer();
+        while (four.find()) {
+            String letter = new String(four.group().getBytes(StandardCharsets.ISO_8859_1), StandardCharsets.UTF_8);
+            four.appendReplacement(result, Matcher.quoteReplacement(letter));
+        }
+        return four.appendTail(result).toString();
     }
 
     private static void quietly(OrtSession session) {

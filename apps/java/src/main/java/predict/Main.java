@@ -2,12 +2,14 @@ package predict;
 
 import java.io.BufferedOutputStream;
 import java.io.File;
+import java.io.FileDescriptor;
 import java.io.FileOutputStream;
 import java.io.IOException;
 import java.io.OutputStream;
 import java.io.PrintStream;
 import java.math.BigDecimal;
 import java.math.MathContext;
+import java.net.URISyntaxException;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.InvalidPathException;
@@ -39,8 +41,8 @@ public final class Main {
     public static void main(String[] args) {
         System.setProperty("java.awt.headless", "true");
         // UTF-8 whatever the locale says: names of classes and files may hold any letter.
-        PrintStream out = new PrintStream(new FileOutputStream(java.io.FileDescriptor.out), true, StandardCharsets.UTF_8);
-        PrintStream err = new PrintStream(new FileOutputStream(java.io.FileDescriptor.err), true, StandardCharsets.UTF_8);
+        PrintStream out = new PrintStream(new FileOutputStream(FileDescriptor.out), true, StandardCharsets.UTF_8);
+        PrintStream err = new PrintStream(new FileOutputStream(FileDescriptor.err), true, StandardCharsets.UTF_8);
         System.exit(new Main(out, err).run(args));
     }
 
@@ -97,6 +99,9 @@ public final class Main {
             }
         } catch (Refused e) {
             return refuse(dir.getPath(), e);
+        } catch (UnsatisfiedLinkError | ExceptionInInitializerError | NoClassDefFoundError e) {
+            // for example a machine that the ONNX Runtime package has no library for
+            return refuse("ONNX Runtime cannot be loaded", new Refused(Bundle.oneLine(e), e));
         }
         return code;
     }
@@ -138,14 +143,14 @@ public final class Main {
             for (File dir = place; dir != null && dir != place.getParentFile().getParentFile(); dir = dir.getParentFile()) {
                 if (new File(dir, "bundle").isDirectory()) return new File(dir, "bundle");
             }
-        } catch (java.net.URISyntaxException | RuntimeException e) {
+        } catch (URISyntaxException | RuntimeException e) {
             // not started from a file: the working directory then
         }
         return new File("bundle");
     }
 
     private static String line(Bundle bundle, Answer answer) {
-        if (bundle.vocab.isEmpty()) {
+        if (!bundle.hasClasses()) {
             List<String> numbers = new ArrayList<>();
             for (float v : answer.values) numbers.add(short4(v));
             return String.join(", ", numbers);
@@ -164,7 +169,7 @@ public final class Main {
 
     private static String json(String path, Bundle bundle, Answer answer) {
         String start = "{\"path\": " + quoted(path) + ", ";
-        if (bundle.vocab.isEmpty()) {
+        if (!bundle.hasClasses()) {
             List<String> numbers = new ArrayList<>();
             for (float v : answer.values) numbers.add(number(v));
             return start + "\"values\": [" + String.join(", ", numbers) + "]}";

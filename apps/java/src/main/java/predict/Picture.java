@@ -37,16 +37,16 @@ public record Picture(byte[] rgb, int width, int height) {
             if (kind.equals("gif") && (width != le16(bytes, 6) || height != le16(bytes, 8))) {
                 throw new Refused("is a GIF whose first frame does not fill it, which is not supported");
             }
-            return new Picture(rgb(reader.read(0), kind), width, height);
+            // Pillow does not scale 16-bit grey (PNG: bit depth 16, colour type 0) but cuts it off at 255.
+            boolean cut = kind.equals("png") && u8(bytes, 24) == 16 && u8(bytes, 25) == 0;
+            return new Picture(rgb(reader.read(0), cut), width, height);
         } catch (OutOfMemoryError e) {
             throw new Refused("is too large for the memory (try java -Xmx4g)", e);
-        } catch (EOFException e) {
-            throw new Refused("is truncated", e);
         } catch (IOException | RuntimeException e) {
-            for (Throwable t = e; t != null; t = t.getCause()) {
-                if (t instanceof EOFException) throw new Refused("is truncated", e);
-            }
-            throw new Refused("cannot be decoded: " + Bundle.oneLine(e), e);
+            Throwable first = e;
+            while (first.getCause() != null) first = first.getCause();
+            if (first instanceof EOFException) throw new Refused("is truncated", e);
+            throw new Refused("is damaged, or of a kind that Java does not decode: " + Bundle.oneLine(first), e);
         } finally {
             reader.dispose();
         }
@@ -73,21 +73,28 @@ public record Picture(byte[] rgb, int width, int height) {
         throw new Refused("is not a picture that this program reads (JPEG, PNG, GIF, BMP)");
     }
 
-    private static byte[] rgb(BufferedImage image, String kind) throws Refused {
+    private static byte[] rgb(BufferedImage image, boolean cut) throws Refused {
         Raster raster = image.getRaster();
         ColorModel colours = image.getColorModel();
         IndexColorModel palette = colours instanceof IndexColorModel p ? p : null;
         int width = raster.getWidth(), height = raster.getHeight(), bands = raster.getNumBands();
         int bits = raster.getSampleModel().getSampleSize(0);
-        if (palette == null && bits != 8 && bits != 16) throw new Refused("has " + bits + " bits a sample, which is not supported");
-        int shift = bits - 8; // of 16 bits Pillow keeps the upper 8
+        if (palette == null && bits != 8 && bits != 16) {
+            throw new Refused("has " + bits + " bits a sample, which is not supported");
+        }
+        int shift = bits - 8; // of 16 bits Pillow keeps the upper 8 (but see cut)
         boolean grey = bands < 3;
         byte[] rgb = new byte[3 * width * height];
         int[] row = new int[width * bands];
         for (int y = 0, to = 0; y < height; y++) {
             raster.getPixels(0, y, width, 1, row);
             for (int from = 0; from < row.length; from += bands) {
-                if (palette != null) {
+                if (cut) {
+                    byte level = (byte) Math.min(row[from], 255);
+                    rgb[to++] = level;
+                    rgb[to++] = level;
+                    rgb[to++] = level;
+                } else if (palette != null) {
                     int colour = palette.getRGB(row[from]);
                     rgb[to++] = (byte) (colour >> 16);
                     rgb[to++] = (byte) (colour >> 8);

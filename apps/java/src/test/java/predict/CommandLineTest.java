@@ -1,0 +1,172 @@
+package predict;
+
+import static org.junit.jupiter.api.Assertions.*;
+
+import com.google.gson.JsonObject;
+import com.google.gson.JsonParser;
+import java.awt.color.ColorSpace;
+import java.awt.color.ICC_Profile;
+import java.awt.image.BufferedImage;
+import java.io.ByteArrayOutputStream;
+import java.io.PrintStream;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.Arrays;
+import javax.imageio.ImageIO;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+
+/** What is decoded, what is refused, and in which words. */
+class CommandLineTest {
+    @TempDir
+    Path dir;
+
+    /** What a run says: exit code, standard output, standard error. */
+    record Said(int code, String out, String err) {
+        void refused(String why) {
+            assertEquals(1, code, err);
+            assertEquals("", out);
+            assertEquals(1, err.lines().count(), err);
+            assertTrue(err.contains(why), err);
+        }
+    }
+
+    static Said run(Object... args) {
+        ByteArrayOutputStream out = new ByteArrayOutputStream(), err = new ByteArrayOutputStream();
+        int code = new Main(new PrintStream(out, true, StandardCharsets.UTF_8), new PrintStream(err, true, StandardCharsets.UTF_8))
+            .run(Arrays.stream(args).map(Object::toString).toArray(String[]::new));
+        return new Said(code, out.toString(StandardCharsets.UTF_8), err.toString(StandardCharsets.UTF_8));
+    }
+
+    static Said predict(Object... args) {
+        Object[] all = new Object[args.length + 2];
+        all[0] = "--bundle";
+        all[1] = GoldenTest.FOLDER;
+        System.arraycopy(args, 0, all, 2, args.length);
+        return run(all);
+    }
+
+    static byte[] encoded(int type, String kind) throws Exception {
+        BufferedImage image = new BufferedImage(40, 30, type);
+        for (int y = 0; y < 30; y++) for (int x = 0; x < 40; x++) image.setRGB(x, y, 0xFF000000 | x * 6 << 16 | y * 8 << 8 | 99);
+        ByteArrayOutputStream out = new ByteArrayOutputStream();
+        assertTrue(ImageIO.write(image, kind, out));
+        return out.toByteArray();
+    }
+
+    Path file(String name, byte[] bytes) throws Exception {
+        return Files.write(dir.resolve(name), bytes);
+    }
+
+    Path jpeg(String name) throws Exception {
+        return file(name, encoded(BufferedImage.TYPE_INT_RGB, "jpg"));
+    }
+
+    @Test
+    void aLineForEachPicture() throws Exception {
+        Path one = jpeg("one.jpg"), two = jpeg("zwei Füße \"猫\".jpg");
+        Said said = predict(one, two);
+        assertEquals(0, said.code, said.err);
+        assertEquals("", said.err);
+        String[] lines = said.out.split("\\R");
+        assertEquals(2, lines.length);
+        assertTrue(lines[1].startsWith(two + ": "));
+        for (String line : predict("--json", one, two).out.split("\\R")) {
+            JsonObject json = JsonParser.parseString(line).getAsJsonObject();
+            assertTrue(json.get("path").getAsString().equals(one.toString()) || json.get("path").getAsString().equals(two.toString()));
+            assertTrue(json.has("top") || json.has("values"), line);
+        }
+    }
+
+    @Test
+    void aRefusedPictureDoesNotStopTheOthers() throws Exception {
+        Said said = predict(dir.resolve("nowhere.jpg"), jpeg("one.jpg"));
+        assertEquals(1, said.code);
+        assertEquals(1, said.out.lines().count());
+        assertTrue(said.err.endsWith("nowhere.jpg: is not there\n".replace("\n", System.lineSeparator())), said.err);
+    }
+
+    @Test
+    void badPicturesAreRefusedInOneLine() throws Exception {
+        predict(dir).refused("is a folder");
+        predict(file("empty.png", new byte[0])).refused("is empty");
+        predict(file("text.jpg", "hello".getBytes())).refused("is not a picture");
+        for (int type : new int[] {BufferedImage.TYPE_INT_RGB, BufferedImage.TYPE_BYTE_GRAY}) {
+            byte[] jpeg = encoded(type, "jpg");
+            for (int cut : new int[] {1, 2, 3, 100, jpeg.length - 100, jpeg.length - 10}) {
+                predict(file("cut.jpg", Arrays.copyOf(jpeg, jpeg.length - cut))).refused("is truncated");
+            }
+        }
+        byte[] png = encoded(BufferedImage.TYPE_INT_RGB, "png");
+        predict(file("cut.png", Arrays.copyOf(png, png.length / 2))).refused("cut.png: is ");
+        byte[] cmyk = {(byte) 0xFF, (byte) 0xD8, (byte) 0xFF, (byte) 0xC0, 0, 20, 8, 0, 9, 0, 9, 4,
+            1, 0x11, 0, 2, 0x11, 0, 3, 0x11, 0, 4, 0x11, 0, (byte) 0xFF, (byte) 0xDA, 0, 2};
+        predict(file("cmyk.jpg", cmyk)).refused("CMYK");
+    }
+
+    @Test
+    void theSizeIsReadBeforeThePixels() throws Exception {
+        byte[] png = encoded(BufferedImage.TYPE_INT_RGB, "png");
+        png[16] = 0x40; // a width of more than 2^30
+        Refused why = assertThrows(Refused.class, () -> Picture.read(file("wide.png", png), 50_000_000));
+        assertTrue(why.getMessage().contains("more than 50000000"), why.getMessage());
+    }
+
+    @Test
+    void badBundlesAreRefusedInOneLine() throws Exception {
+        Path one = jpeg("one.jpg"), folder = Files.createDirectory(dir.resolve("b"));
+        run("--bundle", dir.resolve("nowhere"), one).refused("no bundle there");
+        run("--bundle", folder, one).refused("no bundle there");
+        Files.writeString(folder.resolve("bundle.json"), "{}");
+        run("--bundle", folder, one).refused("no pixels.onnx");
+        Files.writeString(folder.resolve("pixels.onnx"), "this is no model");
+        run("--bundle", folder, one).refused("cannot be opened");
+    }
+
+    @Test
+    void usageErrors() {
+        for (Object[] args : new Object[][] {{}, {"--what", "a.jpg"}, {"--bundle"}, {"--json"}}) {
+            Said said = run(args);
+            assertEquals(2, said.code);
+            assertTrue(said.err.contains("usage:"));
+        }
+        assertEquals(0, run("--help").code);
+    }
+
+    @Test
+    void greyIsNotBrightenedAndAlphaIsDropped() throws Exception {
+        BufferedImage grey = new BufferedImage(1, 1, BufferedImage.TYPE_BYTE_GRAY);
+        grey.getRaster().setSample(0, 0, 0, 100);
+        BufferedImage clear = new BufferedImage(1, 1, BufferedImage.TYPE_INT_ARGB);
+        clear.setRGB(0, 0, 0x000A141E);
+        ByteArrayOutputStream a = new ByteArrayOutputStream(), b = new ByteArrayOutputStream();
+        ImageIO.write(grey, "png", a);
+        ImageIO.write(clear, "png", b);
+        assertArrayEquals(new byte[] {100, 100, 100}, Picture.read(file("grey.png", a.toByteArray()), 9).rgb());
+        assertArrayEquals(new byte[] {10, 20, 30}, Picture.read(file("clear.png", b.toByteArray()), 9).rgb());
+    }
+
+    @Test
+    void aColourProfileChangesNothing() throws Exception {
+        byte[] jpeg = encoded(BufferedImage.TYPE_INT_RGB, "jpg");
+        byte[] profile = ICC_Profile.getInstance(ColorSpace.CS_LINEAR_RGB).getData();
+        ByteArrayOutputStream with = new ByteArrayOutputStream();
+        int jfif = 20, length = 16 + profile.length; // the profile goes behind SOI and the JFIF segment
+        with.write(jpeg, 0, jfif);
+        with.writeBytes(new byte[] {(byte) 0xFF, (byte) 0xE2, (byte) (length >> 8), (byte) length});
+        with.writeBytes("ICC_PROFILE\0\1\1".getBytes(StandardCharsets.ISO_8859_1));
+        with.writeBytes(profile);
+        with.write(jpeg, jfif, jpeg.length - jfif);
+        assertArrayEquals(Picture.read(file("a.jpg", jpeg), 9999).rgb(), Picture.read(file("b.jpg", with.toByteArray()), 9999).rgb());
+    }
+
+    @Test
+    void decodeWritesPpm() throws Exception {
+        Path one = jpeg("one.jpg");
+        assertEquals(0, run("--decode", dir.resolve("out"), one).code);
+        byte[] ppm = Files.readAllBytes(dir.resolve("out/one.ppm"));
+        assertEquals("P6\n40 30\n255\n", new String(ppm, 0, 13, StandardCharsets.US_ASCII));
+        assertEquals(13 + 40 * 30 * 3, ppm.length);
+    }
+}
