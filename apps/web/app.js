@@ -9,11 +9,12 @@ const megabytes = n => (n / 1e6).toFixed(1)
 const starting = startWorker()
 let ready = false
 let latest = 0 // the number of the picture last asked about; answers to older ones are dropped
+let name = '' // and its name
 
 async function startWorker() {
   await installServiceWorker() // first, so that what the worker downloads is kept for offline use
   const worker = new Worker('worker.js', { type: 'module' })
-  worker.onerror = () => noModel('The model could not be started: is vendor/ there? (npm install, npm run build)')
+  worker.onerror = () => noModel('the model could not be started: is vendor/ there? (npm install, npm run build)')
   worker.onmessage = ({ data }) => {
     if (data.progress) showProgress(data.progress)
     else if (data.ready) showReady(data.ready)
@@ -25,14 +26,15 @@ async function startWorker() {
 
 async function ask(file) {
   latest++
+  name = file.name || 'the picture'
   showError('')
   $('top').hidden = true
   $('detail').textContent = ''
-  if (!file.type.startsWith('image/')) return refuse(`${file.name || 'This'} is not a picture.`)
   showPicture(file)
   if (ready) $('status').textContent = 'Looking …'
   const id = latest
-  ;(await starting).postMessage({ id, file })
+  const worker = await starting
+  worker.postMessage({ id, file })
 }
 
 // ---- what is shown ----
@@ -65,11 +67,9 @@ function showPicture(file) {
   const img = $('picture')
   URL.revokeObjectURL(img.src)
   img.src = URL.createObjectURL(file)
-  img.alt = file.name || 'The picture from the camera or the clipboard'
-  img.onload = () => { // magnify a tiny picture
-    const small = Math.max(img.naturalWidth, img.naturalHeight) <= 128
-    img.classList.toggle('tiny', small)
-  }
+  img.alt = name
+  img.onload = () => img.classList.toggle('tiny', Math.max(img.naturalWidth, img.naturalHeight) <= 128)
+  img.onerror = () => { img.hidden = true } // the worker will say why
   img.hidden = false
   $('hint').hidden = true
 }
@@ -90,7 +90,7 @@ function showAnswer({ answer, width, height, ms }) {
     return item
   }))
   $('top').hidden = !answer.top
-  $('detail').textContent = `${width} x ${height} pixels, ${Math.round(ms)} ms`
+  $('detail').textContent = `${width} × ${height} pixels, ${Math.round(ms)} ms`
 }
 
 function showError(message) {
@@ -98,8 +98,9 @@ function showError(message) {
 }
 
 function refuse(message) { // no picture, no answer
-  showError(message)
+  showError(`${name}: ${message}`)
   $('picture').hidden = true
+  $('picture').removeAttribute('src')
   $('hint').hidden = false
   $('status').textContent = ''
 }
@@ -120,7 +121,7 @@ addEventListener('drop', event => {
   depth = 0
   $('drop').classList.remove('over')
   const file = event.dataTransfer.files[0]
-  if (file) ask(file)
+  file ? ask(file) : showError('that was no file: save the picture first, or copy and paste it')
 })
 addEventListener('paste', event => {
   const file = event.clipboardData.files[0]
@@ -141,7 +142,7 @@ $('camera').onclick = async () => {
   try {
     stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: 'environment' } })
   } catch (error) {
-    return showError(`The camera cannot be used: ${error.message || error.name}`)
+    return showError(`the camera cannot be used: ${error.message || error.name}`)
   }
   $('video').srcObject = stream
   await $('video').play()
@@ -170,8 +171,9 @@ function closeCamera() {
 function shooting(on) {
   $('video').hidden = $('shooting').hidden = !on
   $('sources').hidden = on
-  $('picture').hidden = on || !$('picture').src
-  $('hint').hidden = on || !!$('picture').src
+  const picture = $('picture').hasAttribute('src')
+  $('picture').hidden = on || !picture
+  $('hint').hidden = on || picture
 }
 
 // ---- offline ----

@@ -12,6 +12,7 @@ if (!globalThis.crossOriginIsolated) ort.env.wasm.numThreads = 1
 
 /** An error whose message is one line for the user. */
 export class Refused extends Error {}
+const UNREADABLE = 'not a picture that the browser can read, or a damaged one'
 
 /**
  * Load a bundle. `onBytes(loaded, total)` hears of the download; total is NaN if the server does not tell.
@@ -21,17 +22,17 @@ export async function loadBundle(url = 'bundle/', onBytes = () => {}) {
   const base = new URL(url, new URL('.', import.meta.url))
   const at = name => new URL(name, base)
   const about = await fetch(at('bundle.json'), { cache: 'no-cache' })
-  if (!about.ok) throw new Refused('There is no bundle: put the exported folder beside this page, as bundle/.')
+  if (!about.ok) throw new Refused('there is no bundle: put the exported folder beside this page, as bundle/')
   const facts = await about.json().catch(() => {
-    throw new Refused('bundle/bundle.json is not JSON: copy the exported bundle again.')
+    throw new Refused('bundle/bundle.json is not JSON: copy the exported bundle again')
   })
   if (facts.format !== 'fastai_deploy/1')
-    throw new Refused(`bundle/bundle.json has the format ${facts.format}; this page reads fastai_deploy/1.`)
+    throw new Refused(`bundle/bundle.json has the format ${facts.format}; this page reads fastai_deploy/1`)
 
   // The runtime and the model download side by side; the bytes of both are counted together.
   const files = [
-    [new URL('./vendor/ort-wasm-simd-threaded.wasm', import.meta.url), 'vendor/ is empty: run npm install and npm run build.'],
-    [at('pixels.onnx'), 'The bundle has no pixels.onnx: export it again (model.onnx alone needs the item transforms).'],
+    [new URL('./vendor/ort-wasm-simd-threaded.wasm', import.meta.url), 'vendor/ is empty: run npm install and npm run build'],
+    [at('pixels.onnx'), 'the bundle has no pixels.onnx: export it again (model.onnx alone needs the item transforms)'],
   ]
   const seen = files.map(() => ({ loaded: 0, total: NaN }))
   const sum = key => seen.reduce((n, s) => n + s[key], 0)
@@ -41,14 +42,14 @@ export async function loadBundle(url = 'bundle/', onBytes = () => {}) {
   })))
   ort.env.wasm.wasmBinary = wasm
 
-  const vocab = await fetch(at('vocab.txt'), { cache: 'no-cache' })
+  const vocab = await fetch(at('vocab.txt'), { cache: 'no-cache' }) // one class per line; none for a regression
   return {
     session: await ort.InferenceSession.create(model, { executionProviders: ['wasm'] }),
     task: facts.task,
     output: facts.output.name,
     threshold: facts.output.threshold ?? 0.5,
     maxPixels: facts.input.max_pixels,
-    vocab: vocab.ok ? (await vocab.text()).split('\n').map(s => s.replace(/\r$/, '')).filter(Boolean) : [],
+    vocab: vocab.ok ? (await vocab.text()).replace(/\r?\n$/, '').split(/\r?\n/) : [],
   }
 }
 
@@ -87,8 +88,8 @@ export async function run({ session, output }, { rgb, width, height }) {
 export function answerOf({ task, vocab, threshold }, numbers) {
   if (task === 'regression' || task === 'points') return { values: [...numbers] }
   if (task !== 'classification' && task !== 'multilabel')
-    throw new Refused(`This page cannot show the answer of a ${task} bundle; run() in core.js gives the raw output.`)
-  const all = [...numbers].map((prob, index) => ({ label: vocab[index], index, prob }))
+    throw new Refused(`the bundle's task is ${task}: only classes and numbers are shown here, run() in core.js gives the raw output`)
+  const all = [...numbers].map((prob, index) => ({ label: vocab[index] ?? String(index), index, prob }))
   const top = all.toSorted((a, b) => b.prob - a.prob).slice(0, 5) // a stable sort: the first of equals wins
   if (task === 'multilabel') return { labels: all.filter(c => c.prob > threshold).map(c => c.label), top }
   return { ...top[0], top }
@@ -102,9 +103,9 @@ export async function decode(blob, maxPixels = Infinity) {
   const bytes = new Uint8Array(await blob.arrayBuffer())
   const tooLarge = (width, height) => {
     if (width * height > maxPixels)
-      throw new Refused(`The picture is too large: ${width} x ${height}, more than ${maxPixels} pixels.`)
+      throw new Refused(`too large: ${width} x ${height}, more than ${maxPixels} pixels`)
   }
-  if (!bytes.length) throw new Refused('The file is empty.')
+  if (!bytes.length) throw new Refused('the file is empty')
   const { parts, width, height } = pixelsOnly(bytes)
   tooLarge(width, height)
 
@@ -114,7 +115,7 @@ export async function decode(blob, maxPixels = Infinity) {
     bitmap = await createImageBitmap(new Blob(parts, { type: blob.type }),
       { colorSpaceConversion: 'none', premultiplyAlpha: 'none', imageOrientation: 'none' })
   } catch {
-    throw new Refused('This is no picture that the browser can read, or the file is damaged.')
+    throw new Refused(UNREADABLE)
   }
   try {
     tooLarge(bitmap.width, bitmap.height) // the kinds whose header pixelsOnly() does not read
@@ -166,7 +167,7 @@ function pixelsOnly(bytes) {
     if (view.getUint32(0) === 0x89504e47) { // PNG: keep the chunks that make the pixels
       width = view.getUint32(16)
       height = view.getUint32(20)
-      if (bytes[24] === 16 && bytes[25] === 0) throw new Refused('A 16-bit grey PNG is not supported.')
+      if (bytes[24] === 16 && bytes[25] === 0) throw new Refused('a 16-bit grey PNG is not supported')
       parts.push(bytes.subarray(0, at = 8))
       while (at < bytes.length) {
         const end = at + 12 + view.getUint32(at)
@@ -190,7 +191,7 @@ function pixelsOnly(bytes) {
     } else parts.push(bytes)
   } catch (error) {
     if (error instanceof Refused) throw error
-    throw new Refused('This is no picture that the browser can read, or the file is damaged.') // cut off in its header
+    throw new Refused(UNREADABLE) // cut off in its header
   }
   return { parts, width, height }
 }

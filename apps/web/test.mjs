@@ -136,8 +136,8 @@ test('decode: what is refused, in one line', async () => {
   const whole = readFileSync(`${BUNDLE}/golden/${goldens[0].file}`)
   const cases = [
     [Buffer.alloc(0), /empty/],
-    [Buffer.from('hello, this is text'), /no picture/],
-    [whole.subarray(0, 20), /no picture/],
+    [Buffer.from('hello, this is text'), /not a picture/],
+    [whole.subarray(0, 20), /not a picture/],
     [whole.subarray(0, whole.length / 2), /damaged/],
     [png(10001, 5000, 8, 2), /too large: 10001 x 5000, more than 50000000 pixels/], // told by the header alone
     [png(8, 8, 16, 0), /16-bit grey/],
@@ -176,7 +176,7 @@ test('the page: a bad file gives one line, and the next picture an answer', asyn
   await ready(page)
   const whole = readFileSync(`${BUNDLE}/golden/${goldens[0].file}`)
   for (const [name, mimeType, buffer, expected] of [
-    ['notes.txt', 'text/plain', Buffer.from('hello'), /notes\.txt is not a picture/],
+    ['notes.txt', 'text/plain', Buffer.from('hello'), /^notes\.txt: not a picture/],
     ['cut.png', 'image/png', whole.subarray(0, whole.length / 2), /damaged/],
     ['huge.png', 'image/png', png(60000, 60000, 8, 2), /too large/],
   ]) {
@@ -192,7 +192,7 @@ test('the page: a bad file gives one line, and the next picture an answer', asyn
 
 test('the page: no bundle, or one that it cannot read', async () => {
   for (const [answer, expected] of [
-    [{ status: 404 }, /There is no bundle/],
+    [{ status: 404 }, /there is no bundle/],
     [{ body: '<!doctype html>' }, /not JSON/],
     [{ json: { ...facts, format: 'other/2' } }, /format other\/2/],
   ]) {
@@ -220,11 +220,11 @@ test('the page: the camera', async () => {
 test('the page: the keyboard is enough', async () => {
   const page = await open()
   await ready(page)
+  const chooser = page.waitForEvent('filechooser') // early: the browser must know before the key is pressed
   await page.keyboard.press('Tab')
   assert.equal(await page.evaluate(() => document.activeElement.id), 'file')
   const outline = await page.locator('label[for=file]').evaluate(label => getComputedStyle(label).outlineStyle)
   assert.equal(outline, 'solid')
-  const chooser = page.waitForEvent('filechooser')
   await page.keyboard.press('Enter')
   await (await chooser).setFiles(`${BUNDLE}/golden/${goldens[0].file}`)
   await answered(page, goldens[0])
@@ -235,6 +235,7 @@ test('the page: works offline once loaded', async () => {
   const server = await serve({ '/bundle': BUNDLE })
   const page = await open('', {}, server.url)
   await ready(page)
+  await page.waitForFunction(async () => await caches.match('bundle/pixels.onnx')) // written to the disk
   await page.context().setOffline(true)
   server.close()
   await page.reload()

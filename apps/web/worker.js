@@ -2,7 +2,7 @@
 // In: {id, file}. Out: {progress}, {ready}, {id, answer}, or {id, error}: one line for the user.
 import { loadBundle, decode, predict, Refused } from './core.js'
 
-const oneLine = error => error instanceof Refused ? error.message : `Something went wrong: ${String(error.message).split('\n')[0]}`
+const oneLine = error => error instanceof Refused ? error.message : `something went wrong: ${String(error.message).split('\n')[0]}`
 
 const loading = loadBundle('bundle/', (loaded, total) => postMessage({ progress: { loaded, total } }))
 loading.then(
