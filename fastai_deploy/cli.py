@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from .bundle import Bundle, check_place, open_bundle
+from .apps import app_names, copy_app
+from .bundle import check_place, open_bundle
 from .parity import Parity
-from .rows import csv_columns, csv_row, json_row, places, save, text_row
+from .rows import csv_columns, csv_row, facts, json_row, places, save, text_row
 from .runtime import load, show_progress
-from .spec import FastaiDeployError, ImageError, ParityError, Spec
+from .spec import FastaiDeployError, ImageError, ParityError
 
 # %% ../nbs/32_cli.ipynb #pictures
 _suffixes = set('.jpg .jpeg .jpe .jfif .png .gif .bmp .tif .tiff .webp .avif .ppm .pgm .pbm .tga .ico .jp2'.split())
@@ -68,7 +69,7 @@ def _export(args)->int:
     learn = _open_pickle(args.model)
     if not goldens: _say('without --pictures there will be no proof in the bundle')
     export(learn, out, goldens=goldens, overwrite=args.overwrite, size=args.size, dynamic_hw=args.dynamic_hw,
-           input=args.input, logits=args.logits, tta=args.tta)
+           input=args.input, logits=args.logits, tta=args.tta, pixels=not args.no_pixels)
     return 0
 
 # %% ../nbs/32_cli.ipynb #verify
@@ -79,7 +80,7 @@ def _verify(args)->int:
     items = find_pictures(args.pictures) if args.pictures else None
     if learn is not None and items is None: raise FastaiDeployError('a Learner from a file has no pictures: name some')
     show = lambda parity: print(parity.to_json().rstrip() if args.json else parity.table())
-    try: show(fd.verify(args.bundle, learn, items, store=not args.no_store))
+    try: show(fd.verify(args.bundle, learn, items, store=not args.no_store, engine=args.engine))
     except ParityError as e:
         if hasattr(e, 'parity'): show(e.parity)
         raise
@@ -111,7 +112,7 @@ def _answers(model, files:list, exif:bool):
 # %% ../nbs/32_cli.ipynb #predict-code
 def _predict(args)->int:
     "fastai-deploy predict"
-    files,model,bad = find_pictures(args.pictures),load(args.bundle),0
+    files,model,bad = find_pictures(args.pictures),load(args.bundle, engine=args.engine),0
     _check_options(args, model.spec.task)
     to = places(files, args.output, args.overwrite) if args.output else [None]*len(files)
     row = json_row if args.json else csv_row if args.csv else text_row
@@ -122,39 +123,6 @@ def _predict(args)->int:
         print(row(file, p, args.topk, place), flush=not args.csv)
     return 1 if bad else 0
 
-# %% ../nbs/32_cli.ipynb #info-parts
-def _op(o:dict)->str:
-    "An op as a call"
-    return f"{o['op']}({', '.join(f'{k}={v}' for k,v in o.items() if k != 'op')})"
-
-def _task(s:Spec, vocab:list)->str:
-    "What is predicted"
-    n,t = s.output.shape[0],s.output.threshold
-    some = lambda n, what: f'{n} {what}' + ('' if n == 1 else 's')
-    what = dict(regression=some(n, 'value'), points=some(n//2, 'point'), image_to_image='grey' if n == 1 else 'RGB')
-    names = ', '.join(vocab if len(vocab) <= 12 else [*vocab[:10], '…'])
-    said = f'{len(vocab)} classes: {names}' if vocab else what[s.task]
-    return f'{s.task}, {said}' + (f'; each holds above {t:g}' if t is not None else '')
-
-# %% ../nbs/32_cli.ipynb #info-output
-def _output(o)->str:
-    "What comes out of the graph"
-    tta = f', {_op(dict(op="tta", **o.tta))}' if o.tta else ''
-    return f'{o.name}, {o.activation}{tta}' + (', logits' if o.logits else '')
-
-# %% ../nbs/32_cli.ipynb #info
-def _facts(b:Bundle)->list:
-    "(what, lines) of a bundle"
-    s,net = b.spec,b.spec.net
-    size = 'any size' if s.input.size is None else f'{s.input.size[0]}x{s.input.size[1]} (height x width)'
-    return [('task', [_task(s, b.vocab())]),
-            ('net', [f"{net['source']} {net.get('arch', '')}".strip() + (f": {net['why']}" if 'why' in net else '')]),
-            ('input', [f'{s.input.mode} pictures, for the net {size}, {s.input.dtype}']),
-            ('item', [_op(o) for o in s.item] or ['nothing']), ('batch', [_op(o) for o in s.batch] or ['nothing']),
-            ('output', [_output(s.output)]),
-            ('files', [f"{n}, {o['bytes']:,} bytes" for n,o in s.files.items()]),
-            ('made by', [', '.join(f'{k} {v}' for k,v in s.made_by.items())])]
-
 # %% ../nbs/32_cli.ipynb #info-code
 def _info(args)->int:
     "fastai-deploy info"
@@ -164,7 +132,7 @@ def _info(args)->int:
         more = dict(vocab=b.vocab(), parity=proof and json.loads(proof.to_json()))
         print(json.dumps(json.loads(b.spec.to_json()) | more, indent=1, ensure_ascii=False))
         return 0
-    for what,lines in _facts(b):
+    for what,lines in facts(b):
         for i,line in enumerate(lines): print(f"{'' if i else what:8} {line}".rstrip())
     print(f'\n{proof.table()}' if proof else '\nno proof in this bundle')
     return 0
@@ -176,6 +144,13 @@ def _demo(args)->int:
     demo = fd.demo
     learn = _open_pickle(args.learner) if args.learner else None
     demo(args.bundle, learn, server_port=args.port, share=args.share)
+    return 0
+
+# %% ../nbs/32_cli.ipynb #app
+def _app(args)->int:
+    "fastai-deploy app"
+    a = copy_app(args.name, args.bundle, args.output)
+    print(f"{args.output}: {a['about']}\nIt needs {a['needs']}.\n\ncd {args.output}\n{a['build']}\n{a['run']}")
     return 0
 
 # %% ../nbs/32_cli.ipynb #parser-export
@@ -191,11 +166,17 @@ def _export_args(p)->None:
     p.add_argument('--input', choices=['uint8', 'float'], default='uint8', help='of model.onnx (default: %(default)s)')
     p.add_argument('--logits', action='store_true', help='a second output: the raw outputs of the net')
     p.add_argument('--tta', choices=['horizontal', 'vertical'], help='take the flipped picture into the answer, too')
+    p.add_argument('--no-pixels', action='store_true', help='leave out pixels.onnx, which other languages need')
 
 # %% ../nbs/32_cli.ipynb #parser-run
+def _engine(p)->None:
+    p.add_argument('--engine', choices=['model', 'pixels'], default='model',
+                   help='run model.onnx after transforms in Pillow, or pixels.onnx (default: %(default)s)')
+
 def _verify_args(p)->None:
     "Arguments of fastai-deploy verify"
     p.add_argument('bundle')
+    _engine(p)
     p.add_argument('pictures', nargs='*', metavar='picture', help='with --learner: pictures to compare on')
     p.add_argument('--learner', metavar='MODEL.pkl', help='compare with this Learner instead of the goldens')
     p.add_argument('--no-store', action='store_true', help='leave the parity.json in the bundle as it is')
@@ -204,6 +185,7 @@ def _verify_args(p)->None:
 def _predict_args(p)->None:
     "Arguments of fastai-deploy predict"
     p.add_argument('bundle')
+    _engine(p)
     p.add_argument('pictures', nargs='+', metavar='picture', help='files, folders, patterns such as *.jpg')
     p.add_argument('--topk', type=int, default=1, metavar='K', help='show the K best classes')
     p.add_argument('--exif', action='store_true', help='turn pictures as their EXIF data says; fastai does not')
@@ -227,6 +209,13 @@ def _demo_args(p)->None:
     p.add_argument('--port', type=int, help='port of the page (default: the first free one from 7860)')
     p.add_argument('--share', action='store_true', help="a public link, through gradio's servers")
 
+# %% ../nbs/32_cli.ipynb #parser-app
+def _app_args(p)->None:
+    "Arguments of fastai-deploy app"
+    p.add_argument('name', choices=app_names(), help='the language')
+    p.add_argument('bundle')
+    p.add_argument('-o', '--output', required=True, metavar='FOLDER', help='the folder to make')
+
 # %% ../nbs/32_cli.ipynb #parser
 _commands = {  # name -> (function, its arguments, what it does)
     'export': (_export, _export_args, 'make a bundle from a Learner that learn.export wrote'),
@@ -234,6 +223,7 @@ _commands = {  # name -> (function, its arguments, what it does)
     'predict': (_predict, _predict_args, 'say what is on pictures'),
     'info': (_info, _info_args, 'what is in a bundle'),
     'demo': (_demo, _demo_args, 'a web page to try a bundle on'),
+    'app': (_app, _app_args, 'a small program in another language, with a bundle in it'),
 }
 _examples = '''examples:
   fastai-deploy export pets.pkl -o pets --pictures photos/valid
