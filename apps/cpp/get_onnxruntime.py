@@ -4,7 +4,7 @@
 The library comes from the Python package, the C++ headers from the Debian package libonnxruntime-dev, unpacked
 and not installed. The C API is versioned: headers work with the same or a newer library.
 """
-import os, shutil, subprocess, sys, tempfile
+import os, re, shutil, subprocess, sys, tempfile
 from pathlib import Path
 
 VERSION = '1.31.0'  # of the library
@@ -33,9 +33,9 @@ def library(tmp, to):
 
 def mirror():
     "The Debian mirror that this machine uses"
-    for line in out('apt-get', 'indextargets', '--format', '$(REPO_URI) $(LABEL)', 'Created-By: Packages').splitlines():
-        uri, *label = line.split()
-        if label == ['Debian'] or uri.rstrip('/').endswith('/debian'): return uri
+    for line in out('apt-get', 'indextargets', '--format', '$(REPO_URI) $(COMPONENT) $(LABEL)', 'Created-By: Packages').splitlines():
+        uri, component, *label = line.split()  # no label where apt's lists are not there
+        if component == 'main' and (label == ['Debian'] or not label and uri.rstrip('/').endswith('/debian')): return uri
 
 def debian(tmp):
     "Options that make apt see only `SUITE`, with its lists kept in `tmp`; None if this is no Debian"
@@ -59,6 +59,8 @@ def headers(tmp, to):
     deb, = tmp.glob('libonnxruntime-dev_*.deb')
     out('dpkg-deb', '-x', str(deb), str(tmp/'dev'))
     shutil.copytree(tmp/'dev/usr/include/onnxruntime', to)
+    api = int(re.search(r'#define ORT_API_VERSION (\d+)', (to/'onnxruntime_c_api.h').read_text())[1])
+    if api > int(VERSION.split('.')[1]): sys.exit(f'get_onnxruntime: headers of 1.{api}, library {VERSION}: set VERSION in this script')
     return True
 
 def main():

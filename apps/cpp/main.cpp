@@ -14,6 +14,7 @@
 #include "picture.h"
 
 #ifdef _WIN32
+#define NOMINMAX
 #include <windows.h>
 #endif
 

@@ -1,7 +1,7 @@
 // What ctest runs, besides the program itself:
 //   check goldens BUNDLE LIST   the goldens of a bundle through the core; LIST: three lines for each picture
 //                               (file, label, numbers), made by goldens.cmake from golden.json
-//   check decode                the decoder: what it must take, and what it must refuse
+//   check decode TESTS          the decoder: what it must take, and what it must refuse; TESTS: this folder
 //   check make DIR              pictures and bundles for cli.cmake
 #include <algorithm>
 #include <cmath>
@@ -145,7 +145,11 @@ void every_cut_is_refused(const std::string& what, const Bytes& whole) {
                what + " cut to " + std::to_string(n) + " of " + std::to_string(whole.size()) + " bytes was taken");
 }
 
-void decode() {
+void decode(const fs::path& tests) {
+    // pillow.png is what Pillow makes of pillow.jpg, a JPEG with half the colour resolution
+    expect(read_picture(tests / "pillow.jpg", plenty).rgb == read_picture(tests / "pillow.png", plenty).rgb,
+           "a JPEG is not decoded to Pillow's levels");
+
     constexpr int w = 37, h = 21;
     constexpr std::size_t n = w * h;
 
@@ -268,9 +272,9 @@ int main(int argc, char** argv) {
     const std::vector<std::string> words(argv + 1, argv + argc);
     try {
         if (words.size() == 3 && words[0] == "goldens") goldens(words[1], words[2]);
-        else if (words.size() == 1 && words[0] == "decode") decode();
+        else if (words.size() == 2 && words[0] == "decode") decode(words[1]);
         else if (words.size() == 2 && words[0] == "make") make(words[1]);
-        else throw std::runtime_error("usage: check goldens BUNDLE LIST | decode | make DIR");
+        else throw std::runtime_error("usage: check goldens BUNDLE LIST | decode TESTS | make DIR");
     } catch (const std::exception& error) {
         expect(false, error.what());
     }
