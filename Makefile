@@ -3,7 +3,7 @@
 PYTHON ?= python3
 ENV = $(PYTHON) tools/env.py
 
-.PHONY: help env demo test test-slow test-latest lint docs readme export bench zoo clean
+.PHONY: help env demo test test-slow test-latest lint docs readme export bench zoo apps clean
 
 help:         ## this list
 	@$(PYTHON) tools/env.py --help-targets Makefile
@@ -29,5 +29,7 @@ bench:        ## speed, cold start and size, against fastai
 	$(ENV) dev run latest --exec tools/bench.py $(ARGS)
 zoo:          ## which nets: one of every family that fastai can train, into nbs/zoo.json (about an hour)
 	$(ENV) dev --exec tools/zoo.py $(ARGS)
+apps:         ## the programs in other languages: build, test on the goldens, compare their decoders
+	$(ENV) dev --exec tools/apps.py $(ARGS)
 clean:        ## remove what the targets made, the environments too
 	$(PYTHON) tools/env.py --clean

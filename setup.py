@@ -10,6 +10,9 @@ ini.read(here/'settings.ini', encoding='utf-8')
 cfg = ini['DEFAULT']
 extras = {o: cfg[f'{o}_requirements'].split() for o in ('export', 'demo', 'dev')}
 extras['dev'] = extras['export'] + extras['demo'] + extras['dev']   # everything to work on it
+made = {'node_modules', 'vendor', 'build', 'target', 'onnxruntime', 'bundle', '__pycache__'}   # in apps/, not sources
+apps = [o.relative_to(here/'apps') for o in sorted((here/'apps').rglob('*')) if o.is_file()]
+apps = [o.as_posix() for o in apps if not made & {*o.parts}]
 statuses = ['1 - Planning', '2 - Pre-Alpha', '3 - Alpha', '4 - Beta', '5 - Production/Stable']
 
 setup(
@@ -21,8 +24,9 @@ setup(
     classifiers=[f'Development Status :: {statuses[int(cfg["status"]) - 1]}', 'Intended Audience :: Developers',
                  'Natural Language :: English', 'Programming Language :: Python :: 3',
                  *(f'Programming Language :: Python :: 3.{o}' for o in range(10, 14))],
-    packages=find_packages(include=[cfg['lib_path'], cfg['lib_path'] + '.*']),
-    package_data={cfg['lib_path']: ['*.json']}, include_package_data=False, zip_safe=False,
+    packages=[*find_packages(include=[cfg['lib_path'], cfg['lib_path'] + '.*']), 'fastai_deploy._apps'],
+    package_dir={'fastai_deploy._apps': 'apps'},   # programs in other languages, to be copied
+    package_data={cfg['lib_path']: ['*.json'], 'fastai_deploy._apps': apps}, include_package_data=False, zip_safe=False,
     python_requires=f'>={cfg["min_python"]}',
     install_requires=cfg['requirements'].split(), extras_require=extras,
     entry_points={'console_scripts': cfg['console_scripts'].split(),

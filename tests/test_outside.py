@@ -68,6 +68,7 @@ def test_wheel(tmp_path):
     whl = tools_env.build_wheel(tmp_path)
     names = set(zipfile.ZipFile(whl).namelist())
     have = {f'fastai_deploy/{p.name}' for p in (ROOT/'fastai_deploy').glob('*') if p.suffix in ('.py', '.json')}
+    have |= {o.replace('apps/', 'fastai_deploy/_apps/', 1) for o in tools_env.app_files()}
     assert have == {o for o in names if o.startswith('fastai_deploy/')}
     assert any(o.endswith('.json') for o in have)
     assert any(o.endswith('entry_points.txt') for o in names) and any(o.endswith('LICENSE') for o in names)

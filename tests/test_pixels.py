@@ -90,7 +90,8 @@ def test_variant(v):
 def test_chain(r):
     "Two ops, one after the other, with different arguments of the same kind."
     rng = np.random.default_rng(0)
-    ops = [sized(v, rng) for v in (variants(r)[0], variants(r)[4], variants(r)[0], dict(op='crop_pad', pad_mode='zeros'))]
+    crop, pad = variants(r)[0], variants(r)[4]
+    ops = [sized(v, rng) for v in (crop, pad, crop, dict(op='crop_pad', pad_mode='zeros'))]
     s = session(ops)
     for _ in range(PICTURES): assert not differing(s, ops, picture(rng, random_side(rng), random_side(rng)))
 

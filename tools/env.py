@@ -35,10 +35,16 @@ def wanted(name):
     return dict(requirements=requirements(name), python='.'.join(map(str, sys.version_info[:2])),
                 scripts=settings()['console_scripts'])
 
+def app_files():
+    "The sources of the programs in apps/, as git knows them; none where there is no git."
+    r = subprocess.run(['git', 'ls-files', 'apps'], cwd=ROOT, capture_output=True, text=True, encoding='utf-8')
+    return [o for o in r.stdout.splitlines() if (ROOT/o).is_file()]
+
 def source_hash():
     "Digest of all that goes into a wheel of the package."
     h = hashlib.sha256()
     files = [ROOT/o for o in ('setup.py', 'pyproject.toml', 'settings.ini')]
+    files += [ROOT/o for o in app_files()]
     for f in sorted(o for o in (ROOT/'fastai_deploy').rglob('*') if o.suffix in ('.py', '.json')) + files:
         h.update(f.relative_to(ROOT).as_posix().encode() + b'\0' + f.read_bytes())
     return h.hexdigest()

@@ -1,0 +1,170 @@
+"""`make apps`: the programs in apps/, each with a bundle in its place: built, tested on the goldens, and its decoder
+held against Pillow's.
+
+    make apps                                all of them
+    make apps ARGS="node java"               these
+    make apps ARGS="--table"                 also write nbs/decoders.json, which the docs show
+
+A program whose language is not on this machine is skipped and says so; in CI it is installed, or the run fails. The
+pictures are the pets photos where there are some, else the digits; some are also saved as PNG files of every kind."""
+import argparse, json, os, shutil, subprocess, sys, tempfile, time, warnings
+from pathlib import Path
+
+import numpy as np
+from env import ROOT
+from PIL import Image
+
+TABLE = ROOT/'nbs'/'decoders.json'
+PETS = ROOT.parent/'shared'/'pets'/'images'
+TOOLS = dict(node=['node', 'npm'], web=['node', 'npm', 'chromium'], cpp=['g++', 'cmake'], java=['java', 'mvn'])
+PNG_MODES = 'RGB', 'RGBA', 'L', 'LA', 'P', '1'
+
+# --- what is needed
+
+def have(tool):
+    "Whether a program is on this machine; any browser of the Chromium kind will do."
+    names = ['chromium', 'chromium-browser', 'google-chrome'] if tool == 'chromium' else [tool]
+    return any(map(shutil.which, names))
+
+def install(packages):
+    "Debian packages, where we may."
+    if not (shutil.which('apt-get') and hasattr(os, 'geteuid') and os.geteuid() == 0): return
+    if all(subprocess.run(['dpkg', '-s', o], capture_output=True).returncode == 0 for o in packages): return
+    env = dict(os.environ, DEBIAN_FRONTEND='noninteractive')
+    for args in (['update', '-q'], ['install', '-qy', '--no-install-recommends', *packages]):
+        subprocess.run(['apt-get', *args], env=env, stdout=subprocess.DEVNULL)
+
+def missing(name, debian):
+    "What keeps program `name` from being built here; in CI it is installed first."
+    lacking = [o for o in TOOLS.get(name, []) if not have(o)]
+    if os.environ.get('FASTAI_DEPLOY_CI') == '1': install([o for o in debian if lacking or o.startswith('lib')])
+    return [o for o in lacking if not have(o)]
+
+# --- a bundle and pictures
+
+def pets_bundle(photos, path):
+    "37 breeds, after a few steps of training."
+    import fastai.vision.all as fv
+
+    import fastai_deploy as fd
+    from fastai_deploy.data import pet_breed
+    fv.set_seed(0, reproducible=True)
+    dls = fv.ImageDataLoaders.from_path_func(photos[0].parent, photos, pet_breed, valid_pct=.2, seed=42, bs=8,
+                                             num_workers=0, item_tfms=fv.Resize(224),
+                                             batch_tfms=fv.Normalize.from_stats(*fv.imagenet_stats))
+    learn = fv.vision_learner(dls, fv.resnet18, pretrained=False)
+    with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-4, cbs=fv.ShortEpochCallback(pct=.2))
+    return fd.export(learn, path, progress=False)
+
+def digits_bundle(path):
+    "The sample model."
+    import fastai_deploy as fd
+    from fastai_deploy.train import train_digits
+    learn = train_digits()
+    return fd.export(learn, path, progress=False), sorted(Path(learn.dls.path).rglob('*.jpg'))[::9]
+
+def png_files(photos, folder):
+    "PNG files of every kind that has 8 bits or fewer."
+    folder.mkdir()
+    for i, f in enumerate(photos[:len(photos)//8*8:max(len(photos)//24, 1)]):
+        mode = PNG_MODES[i % len(PNG_MODES)]
+        img = Image.open(f).convert('RGB')
+        img.thumbnail((200, 200))
+        img = img.quantize(64) if mode == 'P' else img.convert(mode)
+        if mode in ('RGBA', 'LA'): img.putalpha(Image.linear_gradient('L').resize(img.size))
+        img.save(folder/f'{i:02}-{mode}.png')
+    return sorted(folder.glob('*.png'))
+
+# --- one program
+
+def sh(command, cwd):
+    "Run a shell command in a program's folder; its output is shown if it fails."
+    r = subprocess.run(command, shell=True, cwd=cwd, capture_output=True, text=True, encoding='utf-8')
+    if r.returncode: raise RuntimeError(f'{command}: exit code {r.returncode}\n{r.stdout[-3000:]}{r.stderr[-3000:]}')
+    return r.stdout
+
+def answers(app, about, files, out):
+    "(what the decoder gave as PPM files in `out`, {file name: answer}) of a program"
+    if 'compare' in about:        # the web page: a script drives it
+        (out/'in').mkdir()
+        for f in files: shutil.copy(f, out/'in')
+        sh(f'{about["compare"]} "{out/"in"}" "{out}"', app)
+        lines = (out/'answers.jsonl').read_text(encoding='utf-8')
+    else:
+        names = ' '.join(f'"{f}"' for f in files)
+        sh(f'{about["run"]} --decode "{out}" {names}', app)
+        lines = sh(f'{about["run"]} --json {names}', app)
+    return {Path(o['path']).name: o for o in map(json.loads, lines.splitlines())}
+
+def compare(model, files, said, out):
+    "How far a program's decoder and answers are from ours on some files."
+    differ = size = most = equal = 0
+    far = 0.
+    for f in files:
+        want, got = (np.asarray(Image.open(o).convert('RGB')).astype(int) for o in (f, out/f'{f.stem}.ppm'))
+        if want.shape != got.shape: raise RuntimeError(f'{f.name}: decoded as {got.shape}, not {want.shape}')
+        off = np.abs(want - got)
+        differ, size, most = differ + int((off > 0).sum()), size + off.size, max(most, int(off.max()))
+        ours, theirs = model.predict(f), said[f.name]
+        probs = dict(zip(model.vocab, ours.probs))
+        far = max(far, *(abs(o['prob'] - probs[o['label']]) for o in theirs['top']))
+        equal += theirs['label'] == ours.label
+    return dict(files=len(files), bytes=size, differ=differ, most=most, probability=float(far), labels_equal=equal)
+
+def try_app(name, bundle, jpegs, pngs, tmp):
+    "Copy, build, test and compare one program: its row of the table."
+    import fastai_deploy as fd
+    from fastai_deploy.apps import copy_app
+    app, out = tmp/name, tmp/f'{name}-out'
+    out.mkdir()
+    about = copy_app(name, bundle, app)
+    t = time.time()
+    sh(about['build'], app)
+    built = time.time() - t
+    sh(about['test'], app)
+    said = answers(app, about, [*jpegs, *pngs], out)
+    model = fd.load(bundle, engine='pixels')
+    row = dict(app=name, decoder=about.get('decoder', ''), jpeg=compare(model, jpegs, said, out),
+               png=compare(model, pngs, said, out))
+    print(f'{name}: built in {built:.0f} s, tests passed; {describe(row)}', flush=True)
+    if row['png']['differ']: raise RuntimeError(f'{name}: a lossless file must be decoded without loss')
+    return row
+
+def describe(row):
+    "A row in words."
+    say = lambda k, o: (f"{o['files']} {k} files: {o['differ']} of {o['bytes']:,} bytes differ (by up to {o['most']}), "
+                        f"probabilities by up to {o['probability']:.1e}, labels equal on {o['labels_equal']}")
+    return f"{say('JPEG', row['jpeg'])}; {say('PNG', row['png'])}"
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('names', nargs='*', help='programs; all by default')
+    p.add_argument('--table', action='store_true', help='write nbs/decoders.json')
+    p.add_argument('--bundle', help='a classification bundle with goldens; one is trained by default')
+    a = p.parse_args()
+    warnings.filterwarnings('ignore')
+    from fastai_deploy.apps import _folder, app_names
+    t, rows, failed, skipped, photos = time.time(), [], [], [], sorted(PETS.glob('*.jpg'))
+    with tempfile.TemporaryDirectory(prefix='apps-') as tmp:
+        tmp = Path(tmp)
+        if a.bundle: bundle = a.bundle
+        elif photos: bundle = pets_bundle(photos, tmp/'pets')
+        if not photos:
+            trained, photos = digits_bundle(tmp/'digits')
+            bundle = a.bundle or trained
+        pngs = png_files(photos, tmp/'png')
+        for name in a.names or app_names():
+            about = json.loads((_folder()/name/'app.json').read_text(encoding='utf-8'))
+            if lack := missing(name, about['debian']):
+                skipped.append(name)
+                print(f"{name}: skipped: no {', '.join(lack)} on this machine", flush=True)
+                continue
+            try: rows.append(try_app(name, bundle, photos, pngs, tmp))
+            except Exception as e:
+                failed.append(name)
+                print(f'{name}: FAILED: {e}', flush=True)
+    if a.table and not failed: TABLE.write_text(json.dumps(rows, indent=1) + '\n', encoding='utf-8')
+    print(f'\nin {time.time() - t:.0f} s\n{len(rows)} passed, {len(failed)} failed, {len(skipped)} skipped')
+    sys.exit(1 if failed or not rows or skipped and os.environ.get('FASTAI_DEPLOY_CI') == '1' else 0)
+
+if __name__ == '__main__': main()
