@@ -22,6 +22,7 @@ from fastai_deploy.batch import BATCH_OPS, batch_module
 from fastai_deploy.capture import _batch_ops, _item_ops
 from fastai_deploy.custom import captured_op, register_op
 from fastai_deploy.graph import export_onnx
+from fastai_deploy.pixels import PIXEL_OPS
 from fastai_deploy.runtime import make_session
 from fastai_deploy.spec import op_names
 from fastai_deploy.transforms import ITEM_OPS, apply_item, check_item
@@ -47,7 +48,7 @@ def captured(known, tfms):
 def test_item_ops():
     ops = captured(_item_ops, ITEM)
     ops['custom'] = captured_op(Invert())
-    assert set(op_names('item')) == set(ITEM_OPS) == set(ops)
+    assert set(op_names('item')) == set(ITEM_OPS) == set(ops) == set(PIXEL_OPS)
     check_item(list(ops.values()))
     for op in ops.values(): assert apply_item([op], Image.new('RGB', (30, 20))).mode == 'RGB'
 

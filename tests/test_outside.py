@@ -63,6 +63,14 @@ def test_command_line_there(digits_bundle, photos, tmp_path):
                        capture_output=True, text=True, encoding='utf-8', timeout=120)
     assert r.returncode == 0 and json.loads(r.stdout), r.stdout + r.stderr
 
+def test_app_command(digits_bundle, tmp_path):
+    "The installed package has the programs in other languages inside."
+    cmd = run_python().parent/('fastai-deploy.exe' if os.name == 'nt' else 'fastai-deploy')
+    r = subprocess.run([cmd, 'app', 'node', digits_bundle, '-o', 'my app'], cwd=tmp_path, capture_output=True,
+                       text=True, encoding='utf-8', timeout=120)
+    about = json.loads((tmp_path/'my app'/'app.json').read_text(encoding='utf-8'))
+    assert r.returncode == 0 and r.stdout.splitlines()[-2:] == [about['build'], about['run']], r.stdout + r.stderr
+
 def test_wheel(tmp_path):
     "What a wheel holds: the modules and the schema, and the command."
     whl = tools_env.build_wheel(tmp_path)
