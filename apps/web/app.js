@@ -78,6 +78,7 @@ function showAnswer({ answer, width, height, ms }) {
   if (answer.values) $('status').textContent = answer.values.map(v => number.format(v)).join(', ')
   else if (answer.labels) $('status').textContent = answer.labels.join('; ') || 'None of the classes.'
   else $('status').textContent = `${answer.label} ${percent(answer.prob)}`
+  $('status').classList.toggle('long', $('status').textContent.length > 60)
   $('top').replaceChildren(...(answer.top ?? []).map(({ label, prob }) => {
     const item = document.createElement('li')
     const [name, value, bar, fill] = ['span', 'span', 'div', 'div'].map(tag => document.createElement(tag))

@@ -42,14 +42,19 @@ export async function loadBundle(url = 'bundle/', onBytes = () => {}) {
   })))
   ort.env.wasm.wasmBinary = wasm
 
-  const vocab = await fetch(at('vocab.txt'), { cache: 'no-cache' }) // one class per line; none for a regression
+  let vocab = [] // one class per line; a regression has none
+  if (['classification', 'multilabel', 'segmentation'].includes(facts.task)) {
+    const response = await fetch(at('vocab.txt'), { cache: 'no-cache' })
+    if (!response.ok) throw new Refused('the bundle has no vocab.txt: copy the exported bundle again')
+    vocab = (await response.text()).replace(/\r?\n$/, '').split(/\r?\n/)
+  }
   return {
     session: await ort.InferenceSession.create(model, { executionProviders: ['wasm'] }),
     task: facts.task,
     output: facts.output.name,
     threshold: facts.output.threshold ?? 0.5,
     maxPixels: facts.input.max_pixels,
-    vocab: vocab.ok ? (await vocab.text()).replace(/\r?\n$/, '').split(/\r?\n/) : [],
+    vocab,
   }
 }
 
@@ -89,7 +94,7 @@ export function answerOf({ task, vocab, threshold }, numbers) {
   if (task === 'regression' || task === 'points') return { values: [...numbers] }
   if (task !== 'classification' && task !== 'multilabel')
     throw new Refused(`the bundle's task is ${task}: only classes and numbers are shown here, run() in core.js gives the raw output`)
-  const all = [...numbers].map((prob, index) => ({ label: vocab[index] ?? String(index), index, prob }))
+  const all = [...numbers].map((prob, index) => ({ label: vocab[index], index, prob }))
   const top = all.toSorted((a, b) => b.prob - a.prob).slice(0, 5) // a stable sort: the first of equals wins
   if (task === 'multilabel') return { labels: all.filter(c => c.prob > threshold).map(c => c.label), top }
   return { ...top[0], top }
@@ -101,24 +106,23 @@ export function answerOf({ task, vocab, threshold }, numbers) {
  */
 export async function decode(blob, maxPixels = Infinity) {
   const bytes = new Uint8Array(await blob.arrayBuffer())
-  const tooLarge = (width, height) => {
+  const checkSize = (width, height) => {
     if (width * height > maxPixels)
       throw new Refused(`too large: ${width} x ${height}, more than ${maxPixels} pixels`)
   }
   if (!bytes.length) throw new Refused('the file is empty')
-  const { parts, width, height } = pixelsOnly(bytes)
-  tooLarge(width, height)
+  const parts = pixelsOnly(bytes, checkSize)
+  const file = new Blob([await new Blob(parts).arrayBuffer()], { type: blob.type }) // Firefox wants it in one part
 
   let bitmap
   try {
-    // Browsers do not agree on whether imageOrientation 'none' leaves a picture unrotated: pixelsOnly() makes it sure.
-    bitmap = await createImageBitmap(new Blob(parts, { type: blob.type }),
-      { colorSpaceConversion: 'none', premultiplyAlpha: 'none', imageOrientation: 'none' })
+    // No option of it turns the EXIF rotation off in every browser: hence pixelsOnly().
+    bitmap = await createImageBitmap(file, { colorSpaceConversion: 'none', premultiplyAlpha: 'none' })
   } catch {
     throw new Refused(UNREADABLE)
   }
   try {
-    tooLarge(bitmap.width, bitmap.height) // the kinds whose header pixelsOnly() does not read
+    checkSize(bitmap.width, bitmap.height) // the kinds whose header pixelsOnly() does not read
     return { rgb: await readPixels(bitmap), width: bitmap.width, height: bitmap.height }
   } finally {
     bitmap.close()
@@ -156,42 +160,41 @@ async function readPixels(bitmap) {
 }
 
 /**
- * The size a JPEG or PNG header tells, and the file without what would turn or recolour the pixels
- * (EXIF, colour profiles). Other kinds go through as they are, with no size.
+ * A JPEG or PNG without what would turn or recolour its pixels (EXIF, colour profiles), as parts for a Blob.
+ * Its size is checked as soon as the header tells it. One that is cut off is refused, which not every browser does.
+ * Other kinds go through as they are.
  */
-function pixelsOnly(bytes) {
+function pixelsOnly(bytes, checkSize) {
   const view = new DataView(bytes.buffer)
   const parts = []
-  let width, height, at
-  try {
+  let at = 0
+  const keep = end => { parts.push(bytes.subarray(at, end)); at = end }
+  try { // reading behind the end throws
     if (view.getUint32(0) === 0x89504e47) { // PNG: keep the chunks that make the pixels
-      width = view.getUint32(16)
-      height = view.getUint32(20)
+      checkSize(view.getUint32(16), view.getUint32(20))
       if (bytes[24] === 16 && bytes[25] === 0) throw new Refused('a 16-bit grey PNG is not supported')
-      parts.push(bytes.subarray(0, at = 8))
-      while (at < bytes.length) {
+      keep(8)
+      for (let name; name !== 'IEND';) {
         const end = at + 12 + view.getUint32(at)
-        const name = String.fromCharCode(...bytes.subarray(at + 4, at + 8))
-        if (['IHDR', 'PLTE', 'tRNS', 'IDAT', 'IEND'].includes(name)) parts.push(bytes.subarray(at, end))
-        at = end
+        name = String.fromCharCode(...bytes.subarray(at + 4, at + 8))
+        if (['IHDR', 'PLTE', 'tRNS', 'IDAT', 'IEND'].includes(name)) keep(end)
+        else at = end
       }
     } else if (view.getUint16(0) === 0xffd8) { // JPEG: drop the segments APP1 (EXIF) and APP2 (ICC)
-      parts.push(bytes.subarray(0, at = 2))
-      while (bytes[at] === 0xff && bytes[at + 1] !== 0xda) {
-        const marker = bytes[at + 1]
-        const end = at + 2 + view.getUint16(at + 2)
-        if (marker >= 0xc0 && marker <= 0xcf && ![0xc4, 0xc8, 0xcc].includes(marker)) {
-          height = view.getUint16(at + 5)
-          width = view.getUint16(at + 7)
-        }
-        if (marker !== 0xe1 && marker !== 0xe2) parts.push(bytes.subarray(at, end))
-        at = end
+      keep(2)
+      for (let marker; (marker = view.getUint16(at)) !== 0xffda;) { // up to the start of the scan
+        const end = marker === 0xffff ? at + 1 : at + 2 + view.getUint16(at + 2) // 0xff may be repeated
+        if (marker >= 0xffc0 && marker <= 0xffcf && ![0xffc4, 0xffc8, 0xffcc].includes(marker))
+          checkSize(view.getUint16(at + 7), view.getUint16(at + 5))
+        if (marker === 0xffe1 || marker === 0xffe2) at = end
+        else keep(end)
       }
-      parts.push(bytes.subarray(at))
-    } else parts.push(bytes)
+      const last = bytes.findLastIndex((byte, i) => byte === 0xd9 && bytes[i - 1] === 0xff)
+      if (last < at) throw new RangeError('no end marker')
+      keep(bytes.length)
+    } else keep(bytes.length)
   } catch (error) {
-    if (error instanceof Refused) throw error
-    throw new Refused(UNREADABLE) // cut off in its header
+    throw error instanceof Refused ? error : new Refused(UNREADABLE)
   }
-  return { parts, width, height }
+  return parts
 }

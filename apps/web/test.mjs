@@ -110,7 +110,7 @@ test('decode: alpha is dropped, not blended', async () => {
   await page.context().close()
 })
 
-test('decode: EXIF does not rotate', async () => {
+test('decode: a JPEG is not rotated by EXIF, and not read without its end', async () => {
   const page = await open('blank')
   const jpeg = Buffer.from(await page.evaluate(async () => {
     const canvas = new OffscreenCanvas(40, 24)
@@ -128,6 +128,8 @@ test('decode: EXIF does not rotate', async () => {
   const shown = await page.evaluate(async list =>
     (await createImageBitmap(new Blob([new Uint8Array(list)], { type: 'image/jpeg' }))).width, [...turned])
   assert.equal(shown, 24)
+  // A JPEG without its end is refused, as Pillow does.
+  assert.match((await decoded(page, jpeg.subarray(0, -2), 'image/jpeg')).error, /damaged/)
   await page.context().close()
 })
 
