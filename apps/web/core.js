@@ -123,7 +123,7 @@ export async function decode(blob, maxPixels = Infinity) {
   }
   try {
     checkSize(bitmap.width, bitmap.height) // the kinds whose header pixelsOnly() does not read
-    return { rgb: await readPixels(bitmap), width: bitmap.width, height: bitmap.height }
+    return await readPixels(bitmap)
   } finally {
     bitmap.close()
   }
@@ -135,28 +135,30 @@ export async function decode(blob, maxPixels = Infinity) {
  * there, only pictures with transparent parts differ.
  */
 async function readPixels(bitmap) {
-  let data, blueFirst = false
+  let { width, height } = bitmap
+  let data, blueFirst, frame
   try {
-    const frame = new VideoFrame(bitmap, { timestamp: 0 })
+    frame = new VideoFrame(bitmap, { timestamp: 0 })
     if (!/^(RGB|BGR)[AX]$/.test(frame.format)) throw new Error(frame.format)
-    blueFirst = frame.format[0] === 'B'
     data = new Uint8Array(frame.allocationSize())
-    await frame.copyTo(data).finally(() => frame.close())
+    await frame.copyTo(data)
+    ;({ width, height } = frame.visibleRect)
+    blueFirst = frame.format[0] === 'B'
   } catch {
-    const canvas = new OffscreenCanvas(bitmap.width, bitmap.height)
-    const context = canvas.getContext('2d', { willReadFrequently: true })
+    const context = new OffscreenCanvas(width, height).getContext('2d', { willReadFrequently: true })
     context.drawImage(bitmap, 0, 0)
-    data = context.getImageData(0, 0, bitmap.width, bitmap.height).data
-    blueFirst = false
+    data = context.getImageData(0, 0, width, height).data
+  } finally {
+    frame?.close()
   }
-  const rgb = new Uint8Array(bitmap.width * bitmap.height * 3)
+  const rgb = new Uint8Array(width * height * 3)
   const [r, b] = blueFirst ? [2, 0] : [0, 2]
   for (let from = 0, to = 0; to < rgb.length; from += 4, to += 3) {
     rgb[to] = data[from + r]
     rgb[to + 1] = data[from + 1]
     rgb[to + 2] = data[from + b]
   }
-  return rgb
+  return { rgb, width, height }
 }
 
 /**
