@@ -6,7 +6,10 @@ import ai.onnxruntime.OrtEnvironment;
 import ai.onnxruntime.OrtException;
 import ai.onnxruntime.OrtLoggingLevel;
 import ai.onnxruntime.OrtSession;
+import java.io.DataInputStream;
 import java.io.File;
+import java.io.FileInputStream;
+import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.nio.FloatBuffer;
 import java.nio.charset.StandardCharsets;
@@ -16,7 +19,6 @@ import java.util.List;
 import java.util.Map;
 import java.util.concurrent.locks.ReadWriteLock;
 import java.util.concurrent.locks.ReentrantReadWriteLock;
-import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 
 /**
@@ -29,6 +31,7 @@ import java.util.regex.Pattern;
  */
 public final class Bundle implements AutoCloseable {
     public static final String FORMAT = "fastai_deploy/1";
+    private static final Pattern SPOILED = Pattern.compile("[\u00F0-\u00F4][\u0080-\u00BF]{3}");
 
     /** classification, multilabel, regression, points, segmentation or image_to_image */
     public final String task;
@@ -56,15 +59,16 @@ public final class Bundle implements AutoCloseable {
             throw new Refused("no pixels.onnx in it: export the bundle again"
                 + " (model.onnx alone needs the item transforms, which this program has not)");
         }
-        return new Bundle(model.getPath(), null);
+        File names = new File(folder, "vocab.txt");
+        return new Bundle(model.getPath(), null, names.isFile() ? text(names) : null);
     }
 
     /** The same from the bytes of {@code pixels.onnx}, for example an asset of an Android app. */
     public Bundle(byte[] model) throws Refused {
-        this(null, model);
+        this(null, model, null);
     }
 
-    private Bundle(String path, byte[] bytes) throws Refused {
+    private Bundle(String path, byte[] bytes, String names) throws Refused {
         OrtSession opened = null;
         try (OrtSession.SessionOptions options = new OrtSession.SessionOptions()) {
             options.setSessionLogLevel(OrtLoggingLevel.ORT_LOGGING_LEVEL_ERROR);
@@ -80,9 +84,18 @@ public final class Bundle implements AutoCloseable {
             if (!opened.getOutputNames().contains(output)) throw new Refused("pixels.onnx has no output " + output);
             maxPixels = Long.parseLong(fact(facts, "max_pixels"));
             threshold = task.equals("multilabel") ? Float.parseFloat(fact(facts, "threshold")) : Float.NaN;
-            String names = facts.get("vocab");
-            vocab = names == null || names.isEmpty() ? Collections.<String>emptyList()
-                : Collections.unmodifiableList(Arrays.asList(repaired(names).split("\n", -1)));
+            if (names == null) {
+                names = facts.containsKey("vocab") ? facts.get("vocab") : "";
+                // The binding hands strings over with JNI's NewStringUTF, which on a desktop JVM spoils
+                // letters of four bytes (an emoji, say) and cuts the end off. vocab.txt has them whole.
+                if (SPOILED.matcher(names).find()) {
+                    throw new Refused("the names of its classes have letters that come out of pixels.onnx spoiled:"
+                        + " open the bundle's folder, with its vocab.txt");
+                }
+            }
+            if (names.endsWith("\n")) names = names.substring(0, names.length() - 1);
+            vocab = names.isEmpty() ? Collections.<String>emptyList()
+                : Collections.unmodifiableList(Arrays.asList(names.split("\n", -1)));
             input = opened.getInputNames().iterator().next();
             session = opened;
         } catch (OrtException | RuntimeException | Refused e) {
@@ -163,18 +176,14 @@ public final class Bundle implements AutoCloseable {
         return value;
     }
 
-    /**
-     * The binding hands strings over with JNI's NewStringUTF, which takes a letter of four bytes (an
-     * emoji, say) for four letters. Put such letters together again.
-     */
-    private static String repaired(String text) {
-        Matcher four = Pattern.compile("[\u00F0-\u00F4][\u0080-\u00BF]{3}").matcher(text);
-        StringBuffer result = new StringBuffer();
-        while (four.find()) {
-            String letter = new String(four.group().getBytes(StandardCharsets.ISO_8859_1), StandardCharsets.UTF_8);
-            four.appendReplacement(result, Matcher.quoteReplacement(letter));
+    private static String text(File file) throws Refused {
+        byte[] bytes = new byte[(int) file.length()];
+        try (DataInputStream in = new DataInputStream(new FileInputStream(file))) {
+            in.readFully(bytes);
+        } catch (IOException e) {
+            throw new Refused(file.getName() + " cannot be read: " + oneLine(e), e);
         }
-        return four.appendTail(result).toString();
+        return new String(bytes, StandardCharsets.UTF_8);
     }
 
     private static void quietly(OrtSession session) {

@@ -10,6 +10,7 @@ import java.io.IOException;
 import java.nio.file.AccessDeniedException;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.zip.CRC32;
 import javax.imageio.ImageIO;
 import javax.imageio.ImageReader;
 import javax.imageio.stream.ImageInputStream;
@@ -28,6 +29,7 @@ public record Picture(byte[] rgb, int width, int height) {
         byte[] bytes = contents(file);
         String kind = kind(bytes);
         if (kind.equals("jpeg")) bytes = plainJpeg(bytes);
+        if (kind.equals("png")) checkPng(bytes);
         ImageReader reader = ImageIO.getImageReadersByFormatName(kind).next();
         try (ImageInputStream in = new Bytes(bytes)) {
             reader.setInput(in, true, true);
@@ -158,6 +160,22 @@ public record Picture(byte[] rgb, int width, int height) {
         out.writeBytes(rest.toByteArray());
         out.write(b, at, b.length - at);
         return out.toByteArray();
+    }
+
+    /** The checksums of a PNG's chunks before the pixels (palette …): Pillow checks them, ImageIO does not. */
+    private static void checkPng(byte[] b) throws Refused {
+        int at = 8;
+        while (at + 12 <= b.length && !starts(b, at + 4, "IDAT")) {
+            long length = be16(b, at) * 65536L + be16(b, at + 2);
+            if (length > b.length - at - 12) throw new Refused("is truncated");
+            int sum = at + 8 + (int) length;
+            CRC32 crc = new CRC32();
+            crc.update(b, at + 4, (int) length + 4);
+            if (crc.getValue() != be16(b, sum) * 65536L + be16(b, sum + 2)) {
+                throw new Refused("is damaged: a checksum is wrong");
+            }
+            at = sum + 4;
+        }
     }
 
     private static boolean starts(byte[] b, int... with) {

@@ -9,10 +9,12 @@ import java.awt.color.ICC_Profile;
 import java.awt.image.BufferedImage;
 import java.io.ByteArrayOutputStream;
 import java.io.PrintStream;
+import java.nio.ByteBuffer;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Arrays;
+import java.util.zip.CRC32;
 import javax.imageio.ImageIO;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
@@ -40,6 +42,7 @@ class CommandLineTest {
     }
 
     static Said predict(Object... args) {
+        GoldenTest.needBundle();
         Object[] all = new Object[args.length + 2];
         all[0] = "--bundle";
         all[1] = GoldenTest.FOLDER;
@@ -99,7 +102,9 @@ class CommandLineTest {
             }
         }
         byte[] png = encoded(BufferedImage.TYPE_INT_RGB, "png");
-        predict(file("cut.png", Arrays.copyOf(png, png.length / 2))).refused("cut.png: is ");
+        predict(file("cut.png", Arrays.copyOf(png, png.length / 2))).refused("is truncated");
+        png[20]++;
+        predict(file("sum.png", png)).refused("a checksum is wrong");
         byte[] cmyk = {(byte) 0xFF, (byte) 0xD8, (byte) 0xFF, (byte) 0xC0, 0, 20, 8, 0, 9, 0, 9, 4,
             1, 0x11, 0, 2, 0x11, 0, 3, 0x11, 0, 4, 0x11, 0, (byte) 0xFF, (byte) 0xDA, 0, 2};
         predict(file("cmyk.jpg", cmyk)).refused("CMYK");
@@ -108,7 +113,10 @@ class CommandLineTest {
     @Test
     void theSizeIsReadBeforeThePixels() throws Exception {
         byte[] png = encoded(BufferedImage.TYPE_INT_RGB, "png");
-        png[16] = 0x40; // a width of more than 2^30
+        png[16] = 0x40; // a width of more than 2^30, and the header's checksum anew
+        CRC32 crc = new CRC32();
+        crc.update(png, 12, 17);
+        ByteBuffer.wrap(png).putInt(29, (int) crc.getValue());
         Refused why = assertThrows(Refused.class, () -> Picture.read(file("wide.png", png), 50_000_000));
         assertTrue(why.getMessage().contains("more than 50000000"), why.getMessage());
     }

@@ -6,7 +6,6 @@ import com.google.gson.JsonArray;
 import com.google.gson.JsonElement;
 import com.google.gson.JsonObject;
 import com.google.gson.JsonParser;
-import java.io.File;
 import java.nio.ByteBuffer;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -26,11 +25,14 @@ class GoldenTest {
     static final Path FOLDER = Path.of(System.getenv().getOrDefault("BUNDLE", "bundle"));
     static Bundle bundle;
 
+    static void needBundle() {
+        if (!Files.isDirectory(FOLDER)) fail("no bundle to test in " + FOLDER + ": put one there, or set BUNDLE=dir");
+    }
+
     @BeforeAll
     static void open() throws Exception {
-        File folder = FOLDER.toFile();
-        if (!folder.isDirectory()) fail("no bundle to test in " + folder + ": put one there, or set BUNDLE=dir");
-        bundle = Bundle.open(folder);
+        needBundle();
+        bundle = Bundle.open(FOLDER.toFile());
     }
 
     @AfterAll
