@@ -40,6 +40,7 @@ async function ask(file) {
 // ---- what is shown ----
 
 function showProgress({ loaded, total }) {
+  if ($('progress').hidden) return
   if (total) { $('progress').max = total; $('progress').value = loaded }
   // Not #status: a screen reader need not hear every step.
   $('detail').textContent = `${megabytes(loaded)} ${total ? `of ${megabytes(total)} ` : ''}MB`
@@ -184,7 +185,7 @@ async function installServiceWorker() {
   if (!navigator.serviceWorker || navigator.serviceWorker.controller) return
   const controlled = new Promise(resolve => { navigator.serviceWorker.oncontrollerchange = resolve })
   try {
-    await navigator.serviceWorker.register('sw.js')
-    await Promise.race([controlled, new Promise(resolve => setTimeout(resolve, 3000))])
+    const { active } = await navigator.serviceWorker.register('sw.js')
+    if (!active) await Promise.race([controlled, new Promise(resolve => setTimeout(resolve, 3000))])
   } catch { /* the page works without */ }
 }

@@ -149,6 +149,11 @@ test('decode: what is refused, in one line', async () => {
     assert.match(error, expected)
     assert.ok(!error.includes('\n'))
   }
+  const error = await page.evaluate(async () => {
+    const { answerOf } = await import('/core.js')
+    try { answerOf({ task: 'segmentation' }, []) } catch (error) { return error.message }
+  })
+  assert.match(error, /task is segmentation: .* run\(\)/)
   await page.context().close()
 })
 
@@ -193,13 +198,14 @@ test('the page: a bad file gives one line, and the next picture an answer', asyn
 })
 
 test('the page: no bundle, or one that it cannot read', async () => {
-  for (const [answer, expected] of [
-    [{ status: 404 }, /there is no bundle/],
-    [{ body: '<!doctype html>' }, /not JSON/],
-    [{ json: { ...facts, format: 'other/2' } }, /format other\/2/],
+  for (const [name, answer, expected] of [
+    ['bundle.json', { status: 404 }, /there is no bundle/],
+    ['bundle.json', { body: '<!doctype html>' }, /not JSON/],
+    ['bundle.json', { json: { ...facts, format: 'other/2' } }, /format other\/2/],
+    ['pixels.onnx', { status: 404 }, /no pixels\.onnx: export it again/],
   ]) {
     const context = await browser.newContext({ serviceWorkers: 'block' })
-    await context.route('**/bundle/bundle.json', route => route.fulfill(answer))
+    await context.route('**/bundle/' + name, route => route.fulfill(answer))
     const page = await context.newPage()
     await page.goto(site.url)
     await page.waitForFunction(() => document.getElementById('error').textContent)
