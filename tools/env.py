@@ -79,6 +79,7 @@ def build_wheel(out):
     with tempfile.TemporaryDirectory() as tmp:
         src = Path(tmp)/'src'; src.mkdir()
         shutil.copytree(ROOT/'fastai_deploy', src/'fastai_deploy', ignore=shutil.ignore_patterns('__pycache__'))
+        shutil.copytree(ROOT/'apps', src/'apps', ignore=shutil.ignore_patterns('node_modules', 'vendor', 'target'))
         for f in 'setup.py pyproject.toml settings.ini README.md LICENSE MANIFEST.in'.split():
             if (ROOT/f).exists(): shutil.copy(ROOT/f, src)
         uv = find_uv()
