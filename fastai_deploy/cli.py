@@ -150,7 +150,8 @@ def _demo(args)->int:
 def _app(args)->int:
     "fastai-deploy app"
     a = copy_app(args.name, args.bundle, args.output)
-    print(f"{args.output}: {a['about']}\nIt needs {a['needs']}.\n\ncd {args.output}\n{a['build']}\n{a['run']}")
+    place = f'"{args.output}"' if ' ' in args.output else args.output
+    print(f"{args.output}: {a['about']}\nIt needs {a['needs']}.\n\ncd {place}\n{a['build']}\n{a['run']}")
     return 0
 
 # %% ../nbs/32_cli.ipynb #parser-export

@@ -91,9 +91,9 @@ def answers(app, about, files, out):
         sh(f'{about["compare"]} "{out/"in"}" "{out}"', app)
         lines = (out/'answers.jsonl').read_text(encoding='utf-8')
     else:
-        names = ' '.join(f'"{f}"' for f in files)
-        sh(f'{about["run"]} --decode "{out}" {names}', app)
-        lines = sh(f'{about["run"]} --json {names}', app)
+        names, run = ' '.join(f'"{f}"' for f in files), about['run'].removesuffix('photo.jpg')
+        sh(f'{run} --decode "{out}" {names}', app)
+        lines = sh(f'{run} --json {names}', app)
     return {Path(o['path']).name: o for o in map(json.loads, lines.splitlines())}
 
 def compare(model, files, said, out):
