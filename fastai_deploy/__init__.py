@@ -3,6 +3,11 @@ __version__ = "0.0.1"
 # Written by hand; nbdev keeps the version line. A name is looked up when it is first used, so that the import costs
 # nothing and the run side never meets torch.
 
+import os as _os
+
+# onnxruntime 1.29 and newer collects usage data for its makers unless this is set before it is loaded.
+_os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')
+
 _homes = dict(exporting='export', verifying='verify', webdemo='demo', runtime='load Model Golden',
     decode='Prediction', answers='MultiLabel Values Points Mask Picture', custom='register_op',
     bundle='Bundle open_bundle', parity='Parity',

@@ -71,6 +71,15 @@ def test_app_command(digits_bundle, tmp_path):
     about = json.loads((tmp_path/'my app'/'app.json').read_text(encoding='utf-8'))
     assert r.returncode == 0 and r.stdout.splitlines()[-2:] == [about['build'], about['run']], r.stdout + r.stderr
 
+@pytest.mark.parametrize('own', [None, '0'])
+def test_no_telemetry(own, tmp_path):
+    "onnxruntime is told to collect nothing, before it is loaded, unless the user has decided otherwise."
+    env = {k: v for k, v in os.environ.items() if k != 'ORT_DISABLE_TELEMETRY'}
+    if own: env['ORT_DISABLE_TELEMETRY'] = own
+    code = 'import fastai_deploy, os, sys; print(os.environ["ORT_DISABLE_TELEMETRY"], "onnxruntime" in sys.modules)'
+    r = subprocess.run([run_python(), '-I', '-c', code], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert r.stdout.split() == [own or '1', 'False'], r.stdout + r.stderr
+
 def test_wheel(tmp_path):
     "What a wheel holds: the modules and the schema, and the command."
     whl = tools_env.build_wheel(tmp_path)

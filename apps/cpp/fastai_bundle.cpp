@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdlib>
 #include <locale>
 #include <sstream>
 #include <stdexcept>
@@ -12,6 +13,9 @@ namespace {
 constexpr auto known_format = "fastai_deploy/1";
 
 Ort::Env& environment() {  // ONNX Runtime wants one for the whole process
+#ifndef _WIN32
+    setenv("ORT_DISABLE_TELEMETRY", "1", 0);  // since 1.29 it reports usage to its makers otherwise
+#endif
     static Ort::Env env(ORT_LOGGING_LEVEL_ERROR, "fastai_deploy");
     return env;
 }

@@ -2,7 +2,10 @@
 import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import path from 'node:path';
-import * as ort from 'onnxruntime-node';
+
+// ONNX Runtime reports usage to its makers unless this is set before it is loaded.
+process.env.ORT_DISABLE_TELEMETRY ??= '1';
+const ort = await import('onnxruntime-node');
 
 const FORMAT = 'fastai_deploy/1';
 const TOP = 5;
