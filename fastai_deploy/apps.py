@@ -24,7 +24,15 @@ def app_names()->list: # Names, sorted
     return sorted(p.parent.name for p in _folder().glob('*/app.json'))
 
 # %% ../nbs/31_apps.ipynb #copy-parts
-_made = shutil.ignore_patterns('node_modules', 'vendor', 'build', 'target', 'onnxruntime', 'bundle', '__pycache__')
+_made = {'node_modules', 'vendor', 'build', 'target', 'onnxruntime', 'bundle', '__pycache__'}  # folders
+
+def _copy(source:Path, to:Path)->None:
+    "The sources of a program, in a folder; also from where nothing may be written"
+    for p in source.rglob('*'):
+        part = p.relative_to(source)
+        if p.is_dir() or _made & {*part.parts}: continue
+        (to/part).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(p, to/part)
 
 def _unpack(bundle, to:Path)->None:
     "The files of an open bundle, in a folder"
@@ -41,15 +49,17 @@ def copy_app(
     "Copy a program, with a bundle in its place"
     if name not in app_names():
         raise FastaiDeployError(f"there is no program for {name!r}, only for {', '.join(app_names())}")
-    path,b = Path(path),open_bundle(bundle)
+    path,b,source = Path(path),open_bundle(bundle),_folder()/name
     if 'pixels.onnx' not in b:
         raise BundleError(f"{bundle}: no pixels.onnx there: {b.spec.pixels or 'export it again'}")
-    if path.exists(): raise FastaiDeployError(f'{path} is there already: choose another folder')
+    if os.path.lexists(path): raise FastaiDeployError(f'{path} is there already: choose another folder')
+    if inside := [o for o in (b.path, source) if o.resolve() in path.resolve().parents]:
+        raise FastaiDeployError(f'{path} would be inside {inside[0]}: choose another folder')
     tmp = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         tmp = Path(tempfile.mkdtemp(prefix=f'.{path.name}-', dir=path.parent))
-        shutil.copytree(_folder()/name, tmp/'new', ignore=_made)
+        _copy(source, tmp/'new')
         _unpack(b, tmp/'new'/'bundle')
         os.replace(tmp/'new', path)
     except OSError as e: raise FastaiDeployError(f'{path}: cannot be written: {e}') from e

@@ -6,7 +6,7 @@
 __all__ = ['find_pictures', 'make_parser', 'main']
 
 # %% ../nbs/32_cli.ipynb #imports
-import argparse, glob, json, os, sys, traceback, warnings
+import argparse, glob, json, os, shlex, sys, traceback, warnings
 from pathlib import Path
 
 import numpy as np
@@ -150,7 +150,7 @@ def _demo(args)->int:
 def _app(args)->int:
     "fastai-deploy app"
     a = copy_app(args.name, args.bundle, args.output)
-    place = f'"{args.output}"' if ' ' in args.output else args.output
+    place = shlex.quote(args.output) if os.name == 'posix' else f'"{args.output}"'
     print(f"{args.output}: {a['about']}\nIt needs {a['needs']}.\n\ncd {place}\n{a['build']}\n{a['run']}")
     return 0
 
@@ -171,6 +171,7 @@ def _export_args(p)->None:
 
 # %% ../nbs/32_cli.ipynb #parser-run
 def _engine(p)->None:
+    "The argument --engine"
     p.add_argument('--engine', choices=['model', 'pixels'], default='model',
                    help='run model.onnx after transforms in Pillow, or pixels.onnx (default: %(default)s)')
 

@@ -49,7 +49,7 @@ class Tracer:
     "Traces pictures through a bundle's own graph"
     def __init__(self, model:Model):
         self.model = model
-        self.inner = ['image', 'net_input', 'logits'][model.engine == 'model':]
+        self.inner = ['net_input', 'logits', *(['image'] if model.engine == 'pixels' else [])]
         hidden = {*self.inner} - {o.name for o in model.session.get_outputs()}
         tapped = tap(model.bundle.read(f'{model.engine}.onnx'), *sorted(hidden))
         self.session = make_session(tapped, model.session.get_providers())
@@ -61,10 +61,12 @@ class Tracer:
         "What picture `x` is at each stage of the bundle"
         m,spec = self.model,self.model.spec.input
         img = open_image(x, mode=spec.mode, max_pixels=spec.max_pixels)
-        if m.engine == 'model': item = to_array(apply_item(m.spec.item, img))
-        ready = item[None] if m.engine == 'model' else [np.asarray(img.convert('RGB'))]
-        *seen,batch,net = m.run(ready, self.inner, self.session)
-        if seen: item = seen[0][0] if spec.dtype == 'uint8' else np.rint(seen[0][0]*255).astype(np.uint8)
+        if m.engine == 'pixels':
+            batch,net,item = m.run([np.asarray(img.convert('RGB'))], self.inner, self.session)
+            item = item[0] if spec.dtype == 'uint8' else np.rint(item[0]*255).astype(np.uint8)
+        else:
+            item = to_array(apply_item(m.spec.item, img))
+            batch,net = m.run(item[None], self.inner, self.session)
         answer = m.predict(x)
         doubt = undecided(m.spec, answer[2], 2*slack(net)*stages_for(m.spec.task)['answer'][1])
         return Trace(np.asarray(img), item, batch[0], net[0], numbers(answer), label(answer), answer.decided, name,

@@ -25,13 +25,13 @@ _graph = script(opset(), default_opset=op)
 # %% ../nbs/18_resample.ipynb #function-protos
 def function_protos(
     fns:list, # onnxscript functions
-)->list: # `onnx.FunctionProto`s, each once
+)->list: # `onnx.FunctionProto`s, each once, after those that it calls
     "ONNX functions, with all that they call"
     found = {}
     def visit(f):
         if (f.opset.domain, f.name) in found: return
-        found[f.opset.domain, f.name] = f.to_function_proto()
         for o in f.function_ir.get_called_functions().values(): visit(o)
+        found[f.opset.domain, f.name] = f.to_function_proto()
     for f in fns: visit(f)
     for p in found.values():
         missing = {d for d,_ in found} - {o.domain for o in p.opset_import}

@@ -146,17 +146,28 @@ def _name(x)->str:
     return f'{x}: ' if isinstance(x, (str, os.PathLike)) else ''
 
 # %% ../nbs/08_runtime.ipynb #prepare-code
+def _check_size(spec, size, x)->None:
+    "Refuse what the item transforms did not bring to the net's size"
+    if spec.input.size in (None, list(size)): return
+    have,want = ('{}x{}'.format(*o) for o in (size, spec.input.size))
+    raise ImageError(f'{_name(x)}the picture is {have} (height x width), this model takes {want} and has no '
+                     'transform that resizes: resize it as the training pictures were')
+
+def _raw(spec, img, x, longest:int=65_535)->np.ndarray:
+    "What pixels.onnx takes; its tables grow with the longest side, and no JPEG has a longer one"
+    if max(img.size) > longest: raise ImageError(f'{_name(x)}a side of more than {longest} pixels')
+    if not spec.item: _check_size(spec, img.size[::-1], x)
+    return np.asarray(img.convert('RGB'))
+
+# %% ../nbs/08_runtime.ipynb #prepare-picture
 def _prepared(model:Model, x, exif:bool)->tuple:
     "Picture `x` after the item transforms, and its (height, width) as opened"
     spec = model.spec
     img = open_image(x, mode=spec.input.mode, exif=exif, max_pixels=spec.input.max_pixels)
-    if model.engine == 'pixels': return np.asarray(img.convert('RGB')),img.size[::-1]
+    if model.engine == 'pixels': return _raw(spec, img, x),img.size[::-1]
     try: a = to_array(apply_item(spec.item, img))
     except ImageError as e: raise ImageError(f'{_name(x)}{e}') from e
-    if spec.input.size and list(a.shape[1:]) != spec.input.size:
-        have,want = ('{}x{}'.format(*o) for o in (a.shape[1:], spec.input.size))
-        raise ImageError(f'{_name(x)}the picture is {have} (height x width), this model takes {want} and has no '
-                         'transform that resizes: resize it as the training pictures were')
+    _check_size(spec, a.shape[1:], x)
     return a,img.size[::-1]
 
 # %% ../nbs/08_runtime.ipynb #prepare-alone
@@ -258,6 +269,7 @@ def predict_batch(
     "Predict many pictures; a bad one does not stop the others"
     if isinstance(items, (str, bytes, os.PathLike)): raise FastaiDeployError('predict_batch takes a list of pictures')
     if batch_size < 1: raise FastaiDeployError(f'batch_size must be at least 1, not {batch_size}')
+    if model.engine == 'pixels': batch_size = min(batch_size, workers or os.cpu_count())  # it takes one at a time
     items,res = list(items),[]
     report = progress if callable(progress) else show_progress if progress else lambda done, total: None
     chunks = [items[i:i+batch_size] for i in range(0, len(items), batch_size)]

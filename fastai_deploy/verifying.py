@@ -151,10 +151,12 @@ def verify(
     items:list=None,     # Pictures to compare on; the Learner's validation set by default
     store:bool=True,     # Keep the result of a comparison with `learn` in the bundle, as parity.json
     progress:bool=True,  # Show a bar on a terminal; or a function of (done, total)
-    engine:str='model',  # 'model': item transforms in Pillow, then model.onnx; 'pixels': pixels.onnx, not stored
+    engine:str=None,     # 'pixels': prove pixels.onnx (never stored); 'model.onnx' by default, or the `Model`'s own
 )->Parity: # The table of stages; an error if one differs
     "Prove that a bundle answers as `learn.predict` does, or raise a `ParityError` that names the stage"
-    model = bundle if isinstance(bundle, Model) else load(bundle, engine=engine)
+    model = bundle if isinstance(bundle, Model) else load(bundle, engine=engine or 'model')
+    if engine not in (None, model.engine):
+        raise FastaiDeployError(f'this model was loaded with engine={model.engine!r}')
     if learn is None:
         if items is not None: raise FastaiDeployError('only the Learner can say what the answers for `items` should be')
         return replay(model).check()

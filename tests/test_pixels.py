@@ -7,14 +7,13 @@ import zlib
 import numpy as np
 import pytest
 
-onnx = pytest.importorskip('onnx')
+pytest.importorskip('onnx')
 pytest.importorskip('onnxscript')
 
 import onnxruntime as ort
-from onnx import TensorProto, helper
 from PIL import Image
 
-from fastai_deploy.pixels import item_graph
+from fastai_deploy.pixels import item_model
 from fastai_deploy.spec import ImageError, Input, Output, Spec
 from fastai_deploy.transforms import RESAMPLES, apply_item, to_array
 
@@ -48,20 +47,16 @@ def picture(rng, h, w):
     return a if rng.random() < .7 else (a > 127)*np.uint8(255)
 
 def session(ops, mode='RGB'):
-    nodes, fns = item_graph(Spec(Input(None, mode), ops, [], {}, Output([1], 'identity')))
-    ends = [helper.make_tensor_value_info(n, TensorProto.UINT8, [None]*d) for n, d in (('picture', 3), ('image', 4))]
-    graph = helper.make_graph(nodes, 'item', ends[:1], ends[1:])
-    sets = [helper.make_opsetid('', 18)] + [helper.make_opsetid(d, 1) for d in sorted({f.domain for f in fns})]
-    model = helper.make_model(graph, functions=fns, opset_imports=sets, ir_version=10)
-    onnx.checker.check_model(model, full_check=True)
     options = ort.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads = 4, 1
-    return ort.InferenceSession(model.SerializeToString(), options)
+    return ort.InferenceSession(item_model(Spec(Input(None, mode), ops, [], {}, Output([1], 'identity'))), options)
 
 def differing(s, ops, a, mode='RGB'):
-    "Bytes that differ between graph and Pillow; None where both refuse."
+    "Bytes that differ between graph and Pillow; None where Pillow's route refuses."
     try: want = to_array(apply_item(ops, Image.fromarray(a).convert(mode)))
-    except ImageError:     # too thin: the graph must not answer either
+    except ImageError as e:
+        if 'far too large' in str(e): return None    # the graph needs no such step
+        # too thin: the graph must not answer either
         try: assert s.run(None, {'picture': a})[0].size == 0
         except ort.capi.onnxruntime_pybind11_state.InvalidArgument: pass
         return None
@@ -89,9 +84,9 @@ def test_variant(v):
 @pytest.mark.parametrize('r', ['bilinear', 'lanczos', 'nearest'])
 def test_chain(r):
     "Two ops, one after the other, with different arguments of the same kind."
-    rng = np.random.default_rng(0)
-    crop, pad = variants(r)[0], variants(r)[4]
-    ops = [sized(v, rng) for v in (crop, pad, crop, dict(op='crop_pad', pad_mode='zeros'))]
+    rng, (crop, _, _, _, pad, *_) = np.random.default_rng(0), variants(r)
+    ops = [{**v, 'size': size} for v, size in ((crop, [60, 90]), (pad, [80, 70]), (crop, [131, 237]),
+                                               (dict(op='crop_pad', pad_mode='zeros'), [150, 79]))]
     s = session(ops)
     for _ in range(PICTURES): assert not differing(s, ops, picture(rng, random_side(rng), random_side(rng)))
 

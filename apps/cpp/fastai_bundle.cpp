@@ -69,6 +69,8 @@ Bundle::Bundle(const std::filesystem::path& folder, const Ort::SessionOptions& o
 }
 
 Ort::Value Bundle::run(const std::uint8_t* rgb, int width, int height) {
+    // The resize's tables grow with the longest side; no JPEG has a longer one.
+    if (std::max(width, height) > 65535) throw std::runtime_error("a side of more than 65535 pixels");
     const std::array<std::int64_t, 3> shape{height, width, 3};
     const auto memory = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
     const auto picture = Ort::Value::CreateTensor<std::uint8_t>(

@@ -36,6 +36,8 @@ export class Model {
   async predict({ data, width, height }) {
     if (data.length !== width * height * 3) throw new Refusal(`${data.length} bytes are not ${width}x${height} RGB pixels`);
     if (width * height > this.maxPixels) throw new Refusal(`more than ${this.maxPixels} pixels`);
+    // the resize's tables grow with the longest side; no JPEG has a longer one
+    if (Math.max(width, height) > 65535) throw new Refusal('a side of more than 65535 pixels');
     const picture = new ort.Tensor('uint8', data, [height, width, 3]);
     const outputs = await this.session.run({ picture }, [this.output]); // there may be others: ask for this one only
     const { data: values, dims } = outputs[this.output];

@@ -81,6 +81,8 @@ export async function predict(bundle, picture) {
 
 /** The raw output, a Float32Array. All resizing is inside the model. */
 export async function run({ session, output }, { rgb, width, height }) {
+  // The resize's tables grow with the longest side; no JPEG has a longer one.
+  if (Math.max(width, height) > 65535) throw new Refused('a side of more than 65535 pixels')
   const picture = new ort.Tensor('uint8', rgb, [height, width, 3])
   const results = await session.run({ picture }, [output])
   return results[output].data

@@ -168,6 +168,8 @@ public final class Bundle implements AutoCloseable {
         if ((long) width * height > maxPixels) {
             throw new Refused("has " + (long) width * height + " pixels, more than " + maxPixels);
         }
+        // The resize's tables grow with the longest side; no JPEG has a longer one.
+        if (Math.max(width, height) > 65535) throw new Refused("has a side of more than 65535 pixels");
     }
 
     private static String fact(Map<String, String> facts, String name) throws Refused {
