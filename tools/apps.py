@@ -3,7 +3,7 @@ held against Pillow's.
 
     make apps                                all of them
     make apps ARGS="node java"               these
-    make apps ARGS="--table"                 also write nbs/decoders.json, which the docs show
+    make apps ARGS="--table"                 all of them; writes nbs/decoders.json, which the docs show
 
 A program whose language is not on this machine is skipped and says so; in CI it is installed, or the run fails. The
 pictures are the pets photos where there are some, else the digits; some are also saved as PNG files of every kind."""
@@ -43,7 +43,7 @@ def missing(name, debian):
 # --- a bundle and pictures
 
 def pets_bundle(photos, path):
-    "37 breeds, after a few steps of training."
+    "A bundle for 37 breeds, after a few steps of training, and the photos."
     import fastai.vision.all as fv
 
     import fastai_deploy as fd
@@ -54,10 +54,10 @@ def pets_bundle(photos, path):
                                              batch_tfms=fv.Normalize.from_stats(*fv.imagenet_stats))
     learn = fv.vision_learner(dls, fv.resnet18, pretrained=False)
     with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-4, cbs=fv.ShortEpochCallback(pct=.2))
-    return fd.export(learn, path, progress=False)
+    return fd.export(learn, path, progress=False), photos
 
 def digits_bundle(path):
-    "The sample model."
+    "The sample model's bundle, and some of its pictures."
     import fastai_deploy as fd
     from fastai_deploy.train import train_digits
     learn = train_digits()
@@ -84,7 +84,7 @@ def sh(command, cwd):
     return r.stdout
 
 def answers(app, about, files, out):
-    "(what the decoder gave as PPM files in `out`, {file name: answer}) of a program"
+    "{file name: answer} of a program; what its decoder gave stands in `out`, as PPM files"
     if 'compare' in about:        # the web page: a script drives it
         (out/'in').mkdir()
         for f in files: shutil.copy(f, out/'in')
@@ -124,7 +124,7 @@ def try_app(name, bundle, jpegs, pngs, tmp):
     sh(about['test'], app)
     said = answers(app, about, [*jpegs, *pngs], out)
     model = fd.load(bundle, engine='pixels')
-    row = dict(app=name, decoder=about.get('decoder', ''), jpeg=compare(model, jpegs, said, out),
+    row = dict(app=name, decoder=about['decoder'], jpeg=compare(model, jpegs, said, out),
                png=compare(model, pngs, said, out))
     print(f'{name}: built in {built:.0f} s, tests passed; {describe(row)}', flush=True)
     if row['png']['differ']: raise RuntimeError(f'{name}: a lossless file must be decoded without loss')
@@ -140,18 +140,14 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('names', nargs='*', help='programs; all by default')
     p.add_argument('--table', action='store_true', help='write nbs/decoders.json')
-    p.add_argument('--bundle', help='a classification bundle with goldens; one is trained by default')
     a = p.parse_args()
-    warnings.filterwarnings('ignore')
+    if a.table and a.names: p.error('the table is of all programs: name none')
+    warnings.filterwarnings('ignore', category=FutureWarning)   # torch's, about itself
     from fastai_deploy.apps import _folder, app_names
-    t, rows, failed, skipped, photos = time.time(), [], [], [], sorted(PETS.glob('*.jpg'))
+    t, rows, failed, skipped, pets = time.time(), [], [], [], sorted(PETS.glob('*.jpg'))
     with tempfile.TemporaryDirectory(prefix='apps-') as tmp:
         tmp = Path(tmp)
-        if a.bundle: bundle = a.bundle
-        elif photos: bundle = pets_bundle(photos, tmp/'pets')
-        if not photos:
-            trained, photos = digits_bundle(tmp/'digits')
-            bundle = a.bundle or trained
+        bundle, photos = pets_bundle(pets, tmp/'bundle') if pets else digits_bundle(tmp/'bundle')
         pngs = png_files(photos, tmp/'png')
         for name in a.names or app_names():
             about = json.loads((_folder()/name/'app.json').read_text(encoding='utf-8'))
@@ -160,10 +156,10 @@ def main():
                 print(f"{name}: skipped: no {', '.join(lack)} on this machine", flush=True)
                 continue
             try: rows.append(try_app(name, bundle, photos, pngs, tmp))
-            except Exception as e:
+            except Exception as e:    # whatever one program does, the others are tried, and the run fails
                 failed.append(name)
                 print(f'{name}: FAILED: {e}', flush=True)
-    if a.table and not failed: TABLE.write_text(json.dumps(rows, indent=1) + '\n', encoding='utf-8')
+    if a.table and not failed and not skipped: TABLE.write_text(json.dumps(rows, indent=1) + '\n', encoding='utf-8')
     print(f'\nin {time.time() - t:.0f} s\n{len(rows)} passed, {len(failed)} failed, {len(skipped)} skipped')
     sys.exit(1 if failed or not rows or skipped and os.environ.get('FASTAI_DEPLOY_CI') == '1' else 0)
 

@@ -106,7 +106,7 @@ def lone_imports(root):
 
 def no_errors(root):
     "No error, warning or machine's path in the stored outputs."
-    text = r'Traceback \(most recent call last\)|\b[A-Za-z]*Warning:|/(?:tmp|work|root|home)/\w|[A-Z]:\\Users'
+    text = r'Traceback \(most recent call last\)|\b[A-Za-z]*Warning:|/(?:tmp|work|root|home)/[\w.]|[A-Z]:\\Users'
     bad = []
     for p in notebooks(root):
         for i, _, c in cells(p):
