@@ -64,7 +64,6 @@ def more(root, n, exp, text=''):
     module(root, text, exp)
 
 PNG = base64.b64encode(bytes(50_000)).decode()
-LONG = '#| export\ndef fun(x): # a number\n    "Doc"\n' + '    x += 1\n'*40 + '    return x'
 BROKEN = {
     'no id': ('ids', lambda p: again(p, test=code('1', id=''))),
     'one id twice': ('ids', lambda p: again(p, test=code('1', id='fun'))),
@@ -83,10 +82,7 @@ BROKEN = {
         output_type='stream', name='stderr', text=['careful\n'])))),
     'path of a machine': ('no_errors', lambda p: again(p, test=code('f()', dict(
         output_type='execute_result', execution_count=None, metadata={}, data={'text/plain': ['/tmp/abc/x.png']})))),
-    'long cell': ('sizes', lambda p: again(p, fun=LONG)),
-    'long module': ('sizes', lambda p: module(p, 'x = 1\n'*301)),
     'long line': ('sizes', lambda p: again(p, test='x = 1 # ' + 'y'*120)),
-    'many cells': ('sizes', lambda p: again(p, **{f'cell-{i}': 'x = 1' for i in range(61)})),
     'big notebook': ('sizes', lambda p: again(p, head_md='word '*40_000)),
     'big picture': ('sizes', lambda p: again(p, test=code('f()', dict(
         output_type='display_data', metadata={}, data={'image/png': PNG})))),
