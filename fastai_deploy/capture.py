@@ -32,7 +32,7 @@ from .rebuild import describe_net
 from .spec import Input, Spec, UnsupportedError
 from .tasks import (bare_model, created_class, describe_transform, find_target, find_tta, net_shape,
                                  output)
-from .transforms import item_size
+from .transforms import item_size, pillow_order
 from .unet import describe_unet, is_unet
 
 # %% ../nbs/21_capture.ipynb #inactive
@@ -89,15 +89,16 @@ def _hw(size)->list:
     return [int(size[1]), int(size[0])]
 
 # %% ../nbs/21_capture.ipynb #registry
-def _resample(mode)->str: return Image.Resampling(mode).name.lower()
+def _resample(mode)->dict:
+    "How the installed Pillow resizes with filter `mode`: the filter's name, and the order of its two passes"
+    return dict(resample=Image.Resampling(mode).name.lower(), order=pillow_order())
 
 # %% ../nbs/21_capture.ipynb #registry-item
 @capture_op(_item_ops, Resize)
-def _(t): return dict(op='resize', size=_hw(t.size), method=t.method, pad_mode=t.pad_mode, resample=_resample(t.mode))
+def _(t): return dict(op='resize', size=_hw(t.size), method=t.method, pad_mode=t.pad_mode, **_resample(t.mode))
 
 @capture_op(_item_ops, RandomResizedCrop)
-def _(t): return dict(op='random_resized_crop', size=_hw(t.size), val_xtra=float(t.val_xtra),
-                      resample=_resample(t.mode))
+def _(t): return dict(op='random_resized_crop', size=_hw(t.size), val_xtra=float(t.val_xtra), **_resample(t.mode))
 
 @capture_op(_item_ops, CropPad, OldRandomCrop)
 def _(t): return dict(op='crop_pad', size=_hw(t.size), pad_mode=t.pad_mode)
@@ -113,7 +114,7 @@ def _(t): return None
 def _(t):
     warnings.warn("RatioResize: at validation fastai draws the crop's offset at random (a pixel or two), so "
                   "learn.predict may differ from call to call; the bundle takes the centre", stacklevel=2)
-    return dict(op='ratio_resize', max_size=int(t.max_sz), resample=_resample(t.resamples[0]))
+    return dict(op='ratio_resize', max_size=int(t.max_sz), **_resample(t.resamples[0]))
 
 # %% ../nbs/21_capture.ipynb #registry-batch
 @capture_op(_batch_ops, IntToFloatTensor)

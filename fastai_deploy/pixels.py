@@ -43,21 +43,22 @@ def _cut(x, corner, length):
     return op.Slice(x, op.Max(corner, 0), end, [0, 1]), op.Max(0 - corner, 0)
 
 # %% ../nbs/19_pixels.ipynb #squish
-def _squish(resample):
+def _squish(resample, order):
     "A function that brings a whole picture to a size"
-    scale = nearest_scaler() if resample == 'nearest' else scaler(resample)
+    scale = nearest_scaler() if resample == 'nearest' else scaler(resample, order=order)
 
-    @script(opset('squish', resample), default_opset=op)
+    @script(opset('squish', resample, order), default_opset=op)
     def squish(x, size): return scale(x, [0, 0], op.Shape(x, start=0, end=2), size)
     return squish
 
 # %% ../nbs/19_pixels.ipynb #fit
-def _fit(method, pad_mode, resample):
+def _fit(method, pad_mode, resample, order):
     "A function that brings the box of a picture to a size"
     outside = pad_mode if method == 'pad' else 'border'
-    scale,box = nearest_scaler(outside) if resample == 'nearest' else scaler(resample, outside),_box(method)
+    scale = nearest_scaler(outside) if resample == 'nearest' else scaler(resample, outside, order)
+    box = _box(method)
 
-    @script(opset('fit', method, outside, resample), default_opset=op)
+    @script(opset('fit', method, outside, resample, order), default_opset=op)
     def fit(x, size):
         corner,length = box(op.Shape(x, start=0, end=2), size)
         part,before = _cut(x, corner, op.Max(length, 1))
@@ -66,18 +67,18 @@ def _fit(method, pad_mode, resample):
     return fit
 
 # %% ../nbs/19_pixels.ipynb #resize
-def _resize(size, method, pad_mode, resample):
-    fit = _squish(resample) if method == 'squish' else _fit(method, pad_mode, resample)
+def _resize(size, method, pad_mode, resample, order):
+    fit = _squish(resample, order) if method == 'squish' else _fit(method, pad_mode, resample, order)
 
-    @script(opset(method, pad_mode, resample), default_opset=op)
+    @script(opset(method, pad_mode, resample, order), default_opset=op)
     def resize(x, size:Sequence[int]): return fit(x, op.Constant(value_ints=size))
     return resize,dict(size=size)
 
 # %% ../nbs/19_pixels.ipynb #random-resized-crop
-def _random_resized_crop(size, val_xtra, resample):
-    squish,large = _squish(resample),_rrc_size(size, val_xtra)
+def _random_resized_crop(size, val_xtra, resample, order):
+    squish,large = _squish(resample, order),_rrc_size(size, val_xtra)
 
-    @script(opset(resample), default_opset=op)
+    @script(opset(resample, order), default_opset=op)
     def random_resized_crop(x, large:Sequence[int], start:Sequence[int], end:Sequence[int]):
         y = squish(x, op.Constant(value_ints=large))
         return op.Slice(y, op.Constant(value_ints=start), op.Constant(value_ints=end), [0, 1])
@@ -100,10 +101,10 @@ def _crop_pad(size, pad_mode):
     return crop_pad,dict(size=size)
 
 # %% ../nbs/19_pixels.ipynb #ratio-resize
-def _ratio_resize(max_size, resample):
-    fit = _fit('crop', 'border', resample)
+def _ratio_resize(max_size, resample, order):
+    fit = _fit('crop', 'border', resample, order)
 
-    @script(opset('ratio', resample), default_opset=op)
+    @script(opset('ratio', resample, order), default_opset=op)
     def ratio_resize(x, max_size:int):
         shape = op.Shape(x, start=0, end=2)
         scaled = op.Cast(shape*op.Constant(value_int=max_size), to=F64)

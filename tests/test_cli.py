@@ -114,7 +114,8 @@ def toy(path, task, **output):
     graph = helper.make_graph(nodes, 'toy', [info('image', TensorProto.UINT8, ['batch', 3, 8, 12])],
                               [info(name, TensorProto.FLOAT, ['batch', *shape])], consts)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 18)], ir_version=10).SerializeToString()
-    spec = Spec(Input([8, 12]), [dict(op='resize', size=[8, 12], method='crop', pad_mode='zeros', resample='bilinear')],
+    spec = Spec(Input([8, 12]), [dict(op='resize', size=[8, 12], method='crop', pad_mode='zeros', resample='bilinear',
+                                     order='horizontal')],
                 [dict(op='int_to_float', div=255.0)], dict(source='opaque', why='a toy'),
                 Output(shape, act, name, **output), task=task)
     vocab = {'vocab.txt': b'red\ngreen\nblue'} if name == 'probs' else {}

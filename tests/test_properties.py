@@ -27,7 +27,7 @@ from fastai_deploy.batch import batch_module, batch_size_after
 from fastai_deploy.capture import batch_ops, item_ops
 from fastai_deploy.images import open_image
 from fastai_deploy.spec import ImageError, UnsupportedError
-from fastai_deploy.transforms import apply_item, check_item, item_size, to_array
+from fastai_deploy.transforms import apply_item, check_item, item_size, pillow_order, to_array
 
 EXAMPLES = int(os.environ.get('FASTAI_DEPLOY_EXAMPLES', 2500))
 pytestmark = pytest.mark.filterwarnings('ignore')     # fastai's, torch's, and ours about RatioResize
@@ -111,7 +111,8 @@ def test_a_shifted_crop_is_seen():
     "A test that cannot fail proves nothing: a crop one pixel off, another filter, another pad mode."
     a = noise(0, 60, 90, 3)
     _, want = fastai_item([Resize(40, ResizeMethod.Pad)], PILImage.create(a))
-    op = dict(op='resize', size=[40, 40], method='pad', pad_mode='reflection', resample='bilinear')
+    op = dict(op='resize', size=[40, 40], method='pad', pad_mode='reflection', resample='bilinear',
+              order=pillow_order())
     def differ(x, **kw): return int((to_array(apply_item([{**op, **kw}], open_image(x))) != want.numpy()).sum())
     assert differ(a) == 0
     assert differ(a[:, 1:]) > 1000 and differ(a, resample='bicubic') > 1000 and differ(a, pad_mode='border') > 500

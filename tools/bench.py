@@ -88,7 +88,9 @@ def pixels_graph(path, method, threads):
     "The item transforms of pixels.onnx alone, for a `Resize(224)`: its op, and a session in the file `path`."
     from fastai_deploy.pixels import item_model
     from fastai_deploy.spec import Input, Output, Spec
-    op = dict(op='resize', size=[224, 224], method=method, pad_mode='reflection', resample='bilinear')
+    from fastai_deploy.transforms import pillow_order
+    op = dict(op='resize', size=[224, 224], method=method, pad_mode='reflection', resample='bilinear',
+              order=pillow_order())
     path.write_bytes(item_model(Spec(Input([224, 224]), [op], [], {}, Output([1], 'identity'))))
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads    # 0: as many as there are cores
