@@ -8,9 +8,9 @@ import os as _os
 # onnxruntime 1.29 and newer collects usage data for its makers unless this is set before it is loaded.
 _os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')
 
-_homes = dict(exporting='export', verifying='verify', webdemo='demo', runtime='load Model Golden',
+_homes = dict(exporting='export', verifying='verify', webdemo='demo', runtime='load Model',
     decode='Prediction', answers='MultiLabel Values Points Mask Picture', custom='register_op',
-    bundle='Bundle open_bundle', parity='Parity',
+    bundle='Bundle open_bundle', parity='Parity Golden',
     spec='Spec FastaiDeployError BundleError ImageError UnsupportedError ParityError MissingExtraError')
 _home = {name: home for home, names in _homes.items() for name in names.split()}
 
