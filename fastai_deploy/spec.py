@@ -125,6 +125,8 @@ class Input:
     dtype:str='uint8'          # of model.onnx's input: 'uint8' (0..255) or 'float32' (0..1)
     max_pixels:int=50_000_000  # larger pictures are refused
     kind:str='image'           # the only kind so far
+    exif:bool=False            # whether files are turned upright, as their EXIF says; fastai does not
+    path:str='the image file itself' # what the path in `predict(path)` is
 
     @property
     def channels(self)->int:
