@@ -180,8 +180,8 @@ def decode_answer(
     a,shape = np.asarray(a, dtype=np.float32),spec.output.shape
     if a.ndim != len(shape) or any(n not in (None, m) for n,m in zip(shape, a.shape)):
         raise BundleError(f'an answer of shape {list(a.shape)}, and bundle.json says {shape}')
-    if np.isnan(a).any():
-        raise BundleError('the net answers NaN: its weights, or the precision it runs in, are broken')
+    if not np.isfinite(a).all():
+        raise BundleError('the net answers NaN or infinity: its weights, or the precision it runs in, are broken')
     res = _tasks[spec.task](spec, a, vocab)
     res.vocab = vocab
     if picture: res.window = partial(window, [*spec.item, *spec.batch], picture)

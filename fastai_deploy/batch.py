@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BATCH_OPS', 'pooled_size', 'axis_matrix', 'Resample', 'IntToFloat', 'NormalizeBatch', 'batch_size_after',
-           'batch_module']
+           'batch_channels_after', 'batch_module']
 
 # %% ../nbs/15_batch.ipynb #imports
 import warnings
@@ -107,8 +107,8 @@ class NormalizeBatch(nn.Module):
 def _int_to_float(hw, channels, div=255.): return IntToFloat(div)
 
 def _normalize(hw, channels, mean, std):
-    if len(mean) != len(std) or len(mean) not in (1, channels):
-        raise UnsupportedError(f'normalize has {len(mean)} means and {len(std)} stds, pictures have {channels} '
+    if len(mean) != len(std) or 1 not in (channels, len(mean)) and len(mean) != channels:
+        raise UnsupportedError(f'normalize has {len(mean)} means and {len(std)} stds, images have {channels} '
                                'channels: give one of each per channel')
     return NormalizeBatch(mean, std)
 
@@ -139,11 +139,19 @@ def batch_size_after(
     for op in ops: size = op.get('size') or size
     return size and tuple(size)
 
+# %% ../nbs/15_batch.ipynb #batch-channels-after
+def batch_channels_after(
+    ops, # batch ops, as in the spec
+    channels=3 # channels of the images
+) -> int: # channels of what the net receives
+    "The channels that the batch ops make of `channels`."
+    return max([channels, *(len(op['mean']) for op in ops if op.get('op') == 'normalize')])
+
 # %% ../nbs/15_batch.ipynb #batch-module
 def batch_module(
     ops, # batch ops, as in the spec: list of {"op": name, **args}
     size, # height and width of the stacked pictures, in pixels; None: free
-    channels=3 # channels of the pictures
+    channels=3 # channels of the images, before the ops
 ) -> nn.Sequential: # uint8 or float [N,C,h,w] -> float32 net input
     "fastai's batch transforms at validation, as one torch module."
     mods = []
@@ -155,5 +163,5 @@ def batch_module(
         try: mods.append(BATCH_OPS[name](size, channels, **args))
         except TypeError as e:
             raise UnsupportedError(f"batch op '{name}' does not take {args}: {e}") from e
-        size = batch_size_after([op], size)
+        size, channels = batch_size_after([op], size), batch_channels_after([op], channels)
     return nn.Sequential(*mods).eval()

@@ -98,7 +98,7 @@ def decode(
     probs = np.asarray(probs, dtype=np.float32)
     if probs.shape != (len(vocab),):
         raise BundleError(f'probabilities of shape {list(probs.shape)} for {len(vocab)} classes')
-    if np.isnan(probs).any():
-        raise BundleError('the net answers NaN: its weights, or the precision it runs in, are broken')
+    if not np.isfinite(probs).all():
+        raise BundleError('the net answers NaN or infinity: its weights, or the precision it runs in, are broken')
     index = int(probs.argmax())
     return Prediction(vocab[index], index, probs, vocab)

@@ -18,10 +18,10 @@ from .bundle import check_place, write_bundle
 from .capture import Captured, capture, opener
 from .graph import export_onnx
 from .images import open_image
-from .parity import Parity, golden_entry, replay
+from .parity import Parity, golden_entry
 from .pixels import no_pixels, pixels_model
 from .rebuild import rebuild
-from .runtime import load
+from .runtime import load, replay
 from .unet import rebuild_unet
 from .verifying import LearnerTracer, compare_with, valid_items
 

@@ -125,6 +125,8 @@ class Input:
     dtype:str='uint8'          # of model.onnx's input: 'uint8' (0..255) or 'float32' (0..1)
     max_pixels:int=50_000_000  # larger pictures are refused
     kind:str='image'           # the only kind so far
+    exif:bool=False            # whether files are turned upright, as their EXIF says; fastai does not
+    path:str='the image file itself' # what the path in `predict(path)` is
 
     @property
     def channels(self)->int:
@@ -144,6 +146,7 @@ class Output:
     logits:bool=False      # whether the raw outputs are there too
     threshold:float=None   # of a multilabel net: a label holds above it
     tta:dict=None          # test-time augmentation, in the graph: flip, beta, use_max
+    noise:list=None        # of float32, in the raw outputs and in the answer, where it is large; the proof allows for it
 
 # %% ../nbs/00_spec.ipynb #spec-class
 @dataclass

@@ -16,8 +16,8 @@ import numpy as np
 
 from .bundle import open_bundle, update_bundle
 from .images import open_image
-from .parity import Parity, Trace, Tracer, replay
-from .runtime import Model, load, show_progress
+from .parity import Parity, Trace
+from .runtime import Model, Tracer, load, parity_of, replay, show_progress
 from .spec import FastaiDeployError, need
 
 # %% ../nbs/22_verify.ipynb #watch
