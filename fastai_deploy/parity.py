@@ -55,10 +55,11 @@ def fingerprint(
 
 # %% ../nbs/08_parity.ipynb #measures-bytes
 def byte_diff(
-    a:np.ndarray,     # uint8, any shape
+    a:np.ndarray|str, # uint8, any shape; or its `fingerprint`
     b:np.ndarray|str, # The same for another picture, or its `fingerprint`
 )->float:
     "How many bytes differ; all of them if the shapes do, or if `b` is the hash of something else"
+    if isinstance(a, str): return float(a != b)
     if isinstance(b, str): return 0. if fingerprint(a) == b else float(a.size)
     return float((a != b).sum()) if a.shape == b.shape else float(max(a.size, b.size))
 
@@ -137,7 +138,7 @@ class Parity:
     "What comparing a bundle with its Learner found"
     against:str                                      # what the bundle was compared with
     task:str = 'classification'                      # what is predicted
-    images:int = 0                                   # how many
+    pictures:int = 0                                 # how many
     labels_equal:int = 0                             # on how many the decision was the same: label, labels, mask …
     ties:list = field(default_factory=list)          # images where it was not, but it was too close to call
     disagreements:list = field(default_factory=list) # images where it was not, and they were not
@@ -150,6 +151,7 @@ class Parity:
     def __post_init__(self):
         if self.stages is None: self.stages = [Stage(n, *o) for n,o in stages_for(self.task).items()]
         self.spans,self.far = {},{}  # stage → lowest and highest value; → largest difference, and its image
+        self.noisy = False           # whether more is allowed because of the stated noise
 
     def widen(self,
         net:np.ndarray,     # Raw outputs for an image, or a sample of them
@@ -174,29 +176,30 @@ class Parity:
             if not diffs[s.name] <= self.far.get(s.name, (0., ''))[0]: self.far[s.name] = diffs[s.name],theirs.name
             worst,s.worst_item = self.far.get(s.name, (0., ''))
             s.worst = worst/self._allowance(s.name, scale(*self.spans.get(s.name, (0., 0.))))
-        self.images += 1
+        self.pictures += 1
         if (what := _disagreement(ours, theirs)) is None: self.labels_equal += 1
         else: (self.ties if what[1] else self.disagreements).append(f'{theirs.name}: {what[0]}')
 
     def _allowance(self, stage:str, unit:float)->float:
         "What counts as 1 at `stage`: `unit`, or more where the stated noise would pass the limit"
-        stated = (self.noise or (0., 0.))[stage == 'answer']
-        return max(unit, 4*stated/stages_for(self.task)[stage][1])
+        stated = 4*(self.noise or (0., 0.))[stage == 'answer']/stages_for(self.task)[stage][1]
+        self.noisy = self.noisy or stated > unit
+        return max(unit, stated)
 
     @property
     def ok(self)->bool:
         "Whether there were images, and all of them agree at all stages"
-        return self.images > 0 and all(s.ok for s in self.stages) and not self.disagreements
+        return self.pictures > 0 and all(s.ok for s in self.stages) and not self.disagreements
 
 # %% ../nbs/08_parity.ipynb #verdict
 _nouns = dict(classification='labels', multilabel='lists of labels', segmentation='masks', image_to_image='pictures')
 
 def _verdict(p:Parity)->str:
     "On how many pictures the same was decided"
-    if p.task not in _nouns: return f'images: {p.images}'
-    wrong = p.images - p.labels_equal
+    if p.task not in _nouns: return f'images: {p.pictures}'
+    wrong = p.pictures - p.labels_equal
     ties = f', {len(p.ties)} of them too close to call' if p.ties else ''
-    return f'{_nouns[p.task]} equal: {p.labels_equal} of {p.images}' + (f' ({wrong} differ{ties})' if wrong else '')
+    return f'{_nouns[p.task]} equal: {p.labels_equal} of {p.pictures}' + (f' ({wrong} differ{ties})' if wrong else '')
 
 # %% ../nbs/08_parity.ipynb #parity-table
 def table(
@@ -210,8 +213,8 @@ def table(
     wide = [max(map(len, c)) for c in zip(*rows)]
     lines = ['| ' + ' | '.join(c.ljust(w) if c != '---' else '-'*w for c,w in zip(r, wide)) + ' |' for r in rows]
     res = [*lines, '', f'{_verdict(parity)}; compared with {parity.against}']
-    if any(parity.noise or ()): res.append('stated noise of float32: {:.1e} in the raw outputs, {:.1e} in the answer; '
-                                           'four times that is allowed'.format(*parity.noise))
+    if parity.noisy: res.append('stated noise of float32: {:.1e} in the raw outputs, {:.1e} in the answer; four times '
+                                'that is allowed'.format(*parity.noise))
     if parity.files: res.append(f"proven: {', '.join(parity.files)}")
     res += [f'not run: {name}: {why}' for name,why in parity.left.items()]
     return '\n'.join(res)
@@ -258,10 +261,10 @@ def check(
 )->Parity: # The same, if all is well
     "Raise a `ParityError` that names the first stage to differ"
     if parity.ok: return parity
-    if not parity.images: raise ParityError('nothing was compared: there are no images')
+    if not parity.pictures: raise ParityError('nothing was compared: there are no images')
     bad = next((s for s in parity.stages if not s.ok), None)
     if bad: what = f'{bad.measure} {bad.worst:g}, allowed {bad.limit:g}; worst image: {bad.worst_item}'
-    else:   what = f'{len(parity.disagreements)} of {parity.images} answers differ; first: {parity.disagreements[0]}'
+    else:   what = f'{len(parity.disagreements)} of {parity.pictures} answers differ; first: {parity.disagreements[0]}'
     name = bad.name if bad else 'answer'
     error = ParityError(f'stage {name!r} differs: {what}. {_causes[name].capitalize()}.')
     error.stage,error.parity = name,parity
@@ -345,7 +348,8 @@ def golden_traces(
 )->list: # (name of the PNG, `Trace`) of each; empty if there are none
     "What fastai made of the goldens of a bundle, without opening the images"
     if 'golden/golden.json' not in bundle: return []
-    with _readable(bundle): return [(d['file'], _golden_trace(d)) for d in json.loads(bundle.read('golden/golden.json'))]
+    with _readable(bundle):
+        return [(d['file'], _golden_trace(d)) for d in json.loads(bundle.read('golden/golden.json'))]
 
 # %% ../nbs/08_parity.ipynb #read-goldens
 def open_golden(

@@ -146,7 +146,7 @@ class Output:
     logits:bool=False      # whether the raw outputs are there too
     threshold:float=None   # of a multilabel net: a label holds above it
     tta:dict=None          # test-time augmentation, in the graph: flip, beta, use_max
-    noise:list=None        # of float32, in the raw outputs and in the answer, where it is large; the proof allows for it
+    noise:list=None        # of float32, in raw outputs and answer, where it is large: the proof allows for it
 
 # %% ../nbs/00_spec.ipynb #spec-class
 @dataclass
