@@ -305,7 +305,8 @@ def find_exif(
     "Whether a Learner's images are turned upright, as their EXIF says, when they are opened"
     tl,mode,wrong = learn.dls.valid_ds.tls[0],cls._open_args['mode'],{False:[], True:[]}
     t = tl.tfms.fs[-1]
-    with TemporaryDirectory() as tmp:
+    with TemporaryDirectory(ignore_cleanup_errors=True) as tmp, warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # fastai leaves the files of animations open
         files = _draw_files(Path(tmp))
         if _like(tl.types[-2], files[0]) is None:
             raise UnsupportedError(f'images are opened by {_called(t)} from a {tl.types[-2].__name__}: let get_x find '
@@ -412,7 +413,7 @@ def _as_it_was(learn):
         for f,s in zip((random.setstate, np.random.set_state, torch.set_rng_state), states): f(s)
 
 def _answers(learn, images:list)->list:
-    "What the net received and what `learn.predict` answered, for each of `images`, with the same dice"
+    "What the net received and what `learn.predict` answered, for each of `images`, always from the same random state"
     res = []
     hook = learn.model.register_forward_hook(lambda m,args,out: res.extend((args[0].clone(), out.clone())))
     try:
@@ -448,7 +449,8 @@ def check_callbacks(
     images = [cls(Image.fromarray(o).convert(cls._open_args['mode'])) for o in (noise, noise//2+99, noise*0)]
     for cb in own:
         name,events = type(cb).__qualname__,', '.join(_own_events(cb))
-        with _as_it_was(learn), learn.no_bar(), learn.no_logging():
+        with _as_it_was(learn), learn.no_bar(), learn.no_logging(), warnings.catch_warnings():
+            warnings.simplefilter('ignore')
             with_it = _try(_answers, learn, images)
             with learn.removed_cbs(cb): without = _try(_answers, learn, images)
         if isinstance(without, Exception):
