@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from fastai.data.core import Datasets
-from fastai.data.transforms import Categorize, EncodedMultiCategorize, MultiCategorize, OneHotEncode, RegressionSetup
+from fastai.data.transforms import Categorize, EncodedMultiCategorize, OneHotEncode, RegressionSetup
 from fastai.learner import Learner
 from fastai.torch_core import TensorImageBase
 from fastai.vision.core import AddMaskCodes, PILBase, PILImage, PILImageBW, PILMask, TensorBBox, TensorPoint
@@ -56,8 +56,8 @@ def check_data(
     "Raise unless a Learner's data are one image and one target"
     ds = learn.dls.valid_ds
     if not isinstance(ds, Datasets):
-        raise UnsupportedError(f'dls.valid_ds is a {type(ds).__name__}, no fastai Datasets: build the DataLoaders with a '
-                               'DataBlock or ImageDataLoaders')
+        raise UnsupportedError(f'dls.valid_ds is a {type(ds).__name__}, no fastai Datasets: build the DataLoaders with '
+                               'a DataBlock or ImageDataLoaders')
     if ds.n_inp > 1: raise UnsupportedError(f'the Learner takes {ds.n_inp} inputs; only one picture can be exported')
     if any(created_class(t) is TensorBBox for tl in ds.tls for t in tl.tfms.fs):
         raise UnsupportedError('the target is boxes (BBoxBlock), and detection cannot be exported: if each picture has '
@@ -219,11 +219,11 @@ def find_threshold(
 
 def _no_labels(loss_func)->str:
     "What to say if a multi-label loss function has no threshold"
-    said = f'loss function {_name(loss_func)} has no `thresh`, so learn.predict names no labels: '
+    said = f'loss function {_name(loss_func)} has no `thresh`, so learn.predict names no labels: if the net answers '
     if isinstance(getattr(loss_func, 'func', loss_func), nn.BCELoss) or loss_func is F.binary_cross_entropy:
-        return (said + 'as the net answers probabilities itself, set learn.loss_func.thresh = 0.5 and '
-                'learn.loss_func.decodes = lambda x: x > 0.5 before the export')
-    return said + 'set learn.loss_func = BCEWithLogitsLossFlat(thresh=0.5) before the export, if the net answers logits'
+        return (said + 'probabilities, set learn.loss_func.thresh = 0.5 and learn.loss_func.decodes = lambda x: x > 0.5 '
+                'before the export')
+    return said + 'logits, set learn.loss_func = BCEWithLogitsLossFlat(thresh=0.5) before the export'
 
 # %% ../nbs/20_tasks.ipynb #check-decodes-code
 def check_decodes(
