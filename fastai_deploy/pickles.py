@@ -30,6 +30,10 @@ def _stand_in(module:str, name:str)->type:
                             f'program that defines it{way}')
     return _Missing(name, (), dict(__new__=new, __module__=module, __qualname__=name))
 
+def _method(f, obj):
+    "Method `f` of `obj`, unless `f` is here and what it belongs to is not"
+    return obj() if isinstance(obj, _Missing) and not isinstance(f, _Missing) else types.MethodType(f, obj)
+
 def _foreign(module:str, name:str, e:Exception)->Exception:
     "What to say about `name`, a piece of a known package, that is missing"
     top = module.split('.')[0]
@@ -43,6 +47,7 @@ def _lenient_pickle():
     "A stand-in for the module `pickle`, whose Unpickler replaces what is the user's and not here"
     class Unpickler(pickle.Unpickler):
         def find_class(self, module, name):
+            if (module, name) == ('types', 'MethodType'): return _method
             try: return super().find_class(module, name)
             except (AttributeError, ModuleNotFoundError) as e:
                 if module.split('.')[0] in _known: raise _foreign(module, name, e) from e

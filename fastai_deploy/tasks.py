@@ -11,7 +11,7 @@ __all__ = ['describe_transform', 'created_class', 'check_data', 'find_task', 'ch
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import get_args
 
 import numpy as np
@@ -111,15 +111,17 @@ def check_target_decodes(
     "Raise if `learn.predict` decodes its answer with a transform of the user's"
     ds,dl = check_data(learn),learn.dls.train
     image = () if task == 'image_to_image' else (TensorImageBase, PILBase)
-    stages = [('target', ds.tls[1].tfms.fs, ()), ('after_item', dl.after_item.fs, image),
-              ('before_batch', dl.before_batch.fs, image), ('after_batch', dl.after_batch.fs, image)]
-    for stage,fs,seen in stages:
-        for t in _flat(fs):
+    stages = [('target', 'valid_ds.tls[1].tfms', ds.tls[1].tfms.fs, ())]
+    stages += [(s, f'train.{s}', getattr(dl, s).fs, image) for s in ('after_item', 'before_batch', 'after_batch')]
+    for stage,place,fs,seen in stages:
+        for i,t in enumerate(_flat(fs)):
             if (how := _decoder(t, seen)) is None: continue
-            own = how not in vars(t) and not type(t).__module__.startswith('fastai.')
-            way = f'del {type(t).__qualname__}.{how}' if own else f'without this {how}'
-            raise UnsupportedError(f'{stage}: {t.name} has a `{how}` that learn.predict applies to its answer, and a '
-                                   f'bundle cannot: export without it ({way}), and let your program decode the answer')
+            cls = type(t)
+            way = (f'call del learn.dls.{place}.fs[{i}].{how}' if how in vars(t) else f'take it out of {cls.__qualname__}'
+                   if cls.__module__.startswith('fastai.') else f'call del {cls.__qualname__}.{how}')
+            name = t.name.split(' -- ')[0]
+            raise UnsupportedError(f'{stage}: {name} has a `{how}` of its own, which learn.predict applies to its answer '
+                                   f'and a bundle cannot: {way} before the export, and let your program decode the answer')
 
 # %% ../nbs/20_tasks.ipynb #names
 def _codes(learn, classes:int)->list:
@@ -219,11 +221,11 @@ def find_threshold(
 
 def _no_labels(loss_func)->str:
     "What to say if a multi-label loss function has no threshold"
-    said = f'loss function {_name(loss_func)} has no `thresh`, so learn.predict names no labels: if the net answers '
     if isinstance(getattr(loss_func, 'func', loss_func), nn.BCELoss) or loss_func is F.binary_cross_entropy:
-        return (said + 'probabilities, set learn.loss_func.thresh = 0.5 and learn.loss_func.decodes = lambda x: x > 0.5 '
-                'before the export')
-    return said + 'logits, set learn.loss_func = BCEWithLogitsLossFlat(thresh=0.5) before the export'
+        way = 'probabilities, set learn.loss_func.thresh = 0.5 and learn.loss_func.decodes = lambda x: x > 0.5'
+    else: way = 'logits, set learn.loss_func = BCEWithLogitsLossFlat(thresh=0.5)'
+    return (f'loss function {_name(loss_func)} has no `thresh`, so learn.predict names no labels: if the net answers '
+            f'{way} before the export')
 
 # %% ../nbs/20_tasks.ipynb #check-decodes-code
 def check_decodes(
@@ -238,8 +240,8 @@ def check_decodes(
     def known(x): return x > threshold if task == 'multilabel' else x.argmax(1) if task in class_tasks else x
     answers = map(_activations[activation], _panel(shape, decodes))
     at = torch.tensor(math.nan if threshold is None else threshold)
-    near = [torch.nextafter(at, torch.tensor(o)) for o in (-math.inf, at, math.inf)] if task == 'multilabel' else []
-    if all(_same(decodes, known, x) for x in [*(o.expand(2, *shape) for o in near), *answers]): return
+    near = [torch.nextafter(at, at+o).expand(2, *shape) for o in (-1, 0, 1)] if task == 'multilabel' else []
+    if all(_same(decodes, known, x) for x in chain(near, answers)): return
     way = ('BCEWithLogitsLossFlat()' if task == 'multilabel' else 'MSELossFlat()' if task not in class_tasks else
            'CrossEntropyLossFlat(axis=1)' if task == 'segmentation' else 'CrossEntropyLossFlat()')
     raise UnsupportedError(f'loss function {_name(loss_func)} does not decode as {task} does, so learn.predict gives '
