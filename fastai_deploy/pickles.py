@@ -14,13 +14,25 @@ from .spec import FastaiDeployError, MissingExtraError, need
 # %% ../nbs/24_pickles.ipynb #stand-in
 _known = {'fastai', 'fastcore', 'fasttransform', 'torch', 'torchvision', 'timm', 'numpy', 'PIL', 'plum', 'builtins'}
 
-def _stand_in(module:str, name:str):
-    "A function in the place of one that is not here"
-    def missing(*args, **kwargs):
-        raise FastaiDeployError(f'the Learner needs {module}.{name}, which is not here: call fd.export(learn) in the '
-                                'program that defines it')
-    missing.__module__,missing.__name__,missing.__qualname__ = module,name,name
-    return missing
+class _MissingError(FastaiDeployError, AttributeError):
+    "A function or class that the Learner needs, and that is not here"
+
+class _Missing(type):
+    "The type of what stands in the place of a function or class that is not here"
+    def __call__(cls, *args, **kwargs): return cls.__new__(cls)
+    def __getattr__(cls, name): return cls.__new__(cls)
+
+def _stand_in(module:str, name:str)->type:
+    "Something in the place of a function or class that is not here"
+    def new(cls, *args, **kwargs):
+        way = '' if module == '__main__' else f', or put its module {module} on PYTHONPATH'
+        raise _MissingError(f'the Learner needs {module}.{name}, which is not here: call fd.export(learn) in the '
+                            f'program that defines it{way}')
+    return _Missing(name, (), dict(__new__=new, __module__=module, __qualname__=name))
+
+def _method(f, obj):
+    "Method `f` of `obj`, unless `f` is here and what it belongs to is not"
+    return obj() if isinstance(obj, _Missing) and not isinstance(f, _Missing) else types.MethodType(f, obj)
 
 def _foreign(module:str, name:str, e:Exception)->Exception:
     "What to say about `name`, a piece of a known package, that is missing"
@@ -32,9 +44,10 @@ def _foreign(module:str, name:str, e:Exception)->Exception:
 
 # %% ../nbs/24_pickles.ipynb #unpickler
 def _lenient_pickle():
-    "A stand-in for the module `pickle`, whose Unpickler replaces functions of the user's that are not here"
+    "A stand-in for the module `pickle`, whose Unpickler replaces what is the user's and not here"
     class Unpickler(pickle.Unpickler):
         def find_class(self, module, name):
+            if (module, name) == ('types', 'MethodType'): return _method
             try: return super().find_class(module, name)
             except (AttributeError, ModuleNotFoundError) as e:
                 if module.split('.')[0] in _known: raise _foreign(module, name, e) from e
