@@ -355,9 +355,9 @@ def describe_net(
         cfg = getattr(ours.body, 'default_cfg', {})
         fixed = cfg['input_size'][-2:] if cfg.get('fixed_input_size') else None
         size = size or net['args'].get('img_size') or fixed or (64, 64)
-        _check_ran(model, ours, net['args'].get('in_chans', 3), size)
         made,live = _body_as_made(net, ours.body),getattr(model[0], 'model', model[0])
         if made is not None: _check_tree(live, made, '0.' if live is model[0] else '0.model.', net['arch'])
+        _check_ran(model, ours, net['args'].get('in_chans', 3), size)
         return net
     except Exception as e: return dict(source='opaque', why=one_line(e))
 
