@@ -7,11 +7,14 @@ __all__ = ['Net', 'xresnet', 'build_net', 'remap', 'RebuildError', 'check_weight
            'load_weights']
 
 # %% ../nbs/13_rebuild.ipynb #imports
+from functools import partial
+from itertools import zip_longest
+
 import timm, torch, torchvision
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from .heads import build_head, describe_head, head_layers
+from .heads import build_head, describe_head, head_layers, one_line, spread
 from .spec import FastaiDeployError, UnsupportedError
 
 # %% ../nbs/13_rebuild.ipynb #net
@@ -220,6 +223,66 @@ def _describe_body(body, arch, args):
     if type(body).__name__=='TimmBody' and hasattr(body.model, 'default_cfg'): return _describe_timm(body, args)
     return _describe_xresnet(body, arch) if _is_xresnet(body) else _describe_cut(body, arch, args)
 
+# %% ../nbs/13_rebuild.ipynb #own
+_libs = ('torch.nn.', 'torchvision.', 'timm.', 'fastai.', 'fastai_deploy.')
+
+def _known(o): return (getattr(o, '__module__', None) or '').startswith(_libs)
+
+def _looks_on(hook):
+    "Whether a hook is fastai's, which only stores, or weight norm's"
+    owner = getattr(hook, '__self__', hook)
+    stores = type(owner).__module__=='fastai.callback.hook' and _known(owner.hook_func)
+    return stores or type(owner).__module__.startswith('torch.nn.utils.')
+
+def _own(m):
+    "What a module has that is the user's own, in words; '' if nothing"
+    if not _known(type(m)): return f'is a {type(m).__name__} of {type(m).__module__}'
+    if 'forward' in vars(m) or not _known(type(m).forward): return f'is a {type(m).__name__} with a forward of its own'
+    hooks = [o for o in [*m._forward_hooks.values(), *m._forward_pre_hooks.values()] if not _looks_on(o)]
+    if hooks: return f"is a {type(m).__name__} with a hook, {getattr(hooks[0], '__qualname__', type(hooks[0]).__name__)}"
+    return f'is a {type(m).__name__} with a parametrization' if hasattr(m, 'parametrizations') else ''
+
+def _check_own(model):
+    "Raise if a module is not as a library made it"
+    for n,m in model.named_modules():
+        if own := _own(m): raise UnsupportedError(f"its layer '{n}' {own}, which no description tells" if n else
+                                                  f'it {own}, which no description tells')
+
+# %% ../nbs/13_rebuild.ipynb #parts
+_training = {*vars(nn.Module()), 'inplace', 'momentum', 'grad_checkpointing', 'default_cfg',
+             'pretrained_cfg', '_model_args'}
+
+def _said(v):
+    "`v` as it can be compared: of what is not a number, a word or a function, the type"
+    if v is None or isinstance(v, (bool, int, float, str)): return v
+    if isinstance(v, (list, tuple)): return [_said(o) for o in v]
+    if isinstance(v, dict): return {str(k): _said(o) for k,o in v.items() if not isinstance(o, torch.Tensor)}
+    if isinstance(v, partial): return [_said(o) for o in (v.func, v.args, v.keywords)]
+    return f'{v.__module__}.{v.__qualname__}' if hasattr(v, '__qualname__') else type(v).__name__
+
+def _attrs(m): return {k: _said(v) for k,v in vars(m).items() if k not in _training and 'drop' not in k}
+
+def _idle(m):
+    "Whether a module does nothing in evaluation"
+    kind = type(m).__name__
+    return not any(m.children()) and (kind in ('Identity', 'Sequential', 'StochasticDepth') or 'Drop' in kind)
+
+# %% ../nbs/13_rebuild.ipynb #check-tree
+def _check_tree(live, fresh, prefix, arch):
+    "Raise unless a live module has the parts of a fresh one; `prefix` goes before the names"
+    a,b = [{n: o for n,o in m.named_modules(remove_duplicate=False) if not _idle(o)} for m in (live, fresh)]
+    for n in [*a, *[k for k in b if k not in a]]:
+        path = (prefix+n).rstrip('.')
+        if n not in b: raise UnsupportedError(f"its layer '{path}' ({type(a[n]).__name__}) is not one of {arch}'s")
+        if n not in a: raise UnsupportedError(f"the layer '{path}' ({type(b[n]).__name__}) of {arch} is gone")
+        if type(a[n]) is not type(b[n]):
+            raise UnsupportedError(f"its layer '{path}' is a {type(a[n]).__name__}, where {arch} has a "
+                                   f'{type(b[n]).__name__}')
+        x,y = _attrs(a[n]),_attrs(b[n])
+        for k in [*y, *[k for k in x if k not in y and hasattr(type(a[n]), k)]]:  # a method that is covered up, too
+            if x.get(k)!=y.get(k):
+                raise UnsupportedError(f"its layer '{path}' has {k} {x.get(k)}, where {arch} has {y.get(k)}")
+
 # %% ../nbs/13_rebuild.ipynb #same-answers
 def _answers(m, x):
     "Outputs of `m` in evaluation mode; its own mode is kept"
@@ -230,19 +293,53 @@ def _answers(m, x):
     finally:
         for o,mode in modes: o.training = mode
 
-def _difference(model, net, size=None):
-    "Largest difference between `model` and its rebuilt twin on random pictures, relative to the largest output"
-    ours = rebuild(net, {k: v.cpu() for k,v in model.state_dict().items()})
-    cfg = getattr(ours.body, 'default_cfg', {})
-    fixed = cfg['input_size'][-2:] if cfg.get('fixed_input_size') else None
-    for s in [size or net['args'].get('img_size') or fixed or (64, 64), (224, 224)]:
-        x = torch.rand(2, net['args'].get('in_chans', 3), *s, generator=torch.Generator().manual_seed(0))
-        try: a,b = _answers(model, x),_answers(ours, x)
+
+# %% ../nbs/13_rebuild.ipynb #ran
+_glue = {'ProdLayer', 'MergeLayer', 'ResizeToOrig', 'ToTensorBase'}  # fastai's, which we write as `*`, `cat` and so on
+
+def _run(m, x):
+    "Outputs of `m`, and the layers that ran: [(name, layer)]"
+    ran,names = [],{o: n for n,o in m.named_modules()}
+    note = lambda o, *_: None if _idle(o) or type(o).__name__ in _glue else ran.append((names[o], o))
+    hooks = [o.register_forward_hook(note) for o in names if not any(o.children())]
+    try: return _answers(m, x),ran
+    finally:
+        for h in hooks: h.remove()
+
+def _check_layers(live, ours):
+    "Raise unless the layers that ran are the same"
+    for (n,a),(_,b) in zip_longest(live, ours, fillvalue=(None, None)):
+        if a is None: raise UnsupportedError(f'it ends where the rebuilt net has a {type(b).__name__}')
+        if b is None: raise UnsupportedError(f"the rebuilt net ends before its layer '{n}' ({type(a).__name__})")
+        if type(a).__name__!=type(b).__name__:
+            raise UnsupportedError(f"its layer '{n}' is a {type(a).__name__}, where the rebuilt net has a "
+                                   f'{type(b).__name__}')
+        x,y = _attrs(a),_attrs(b)
+        for k in x:
+            if k in y and x[k]!=y[k]:
+                raise UnsupportedError(f"its layer '{n}' has {k} {x[k]}, where the rebuilt net has {y[k]}")
+
+def _check_ran(model, ours, chans, size):
+    "Raise unless `ours` runs the layers that `model` runs, and answers what it answers"
+    for s in [size, (224, 224)]:
+        x = torch.rand(4, chans, *s, generator=torch.Generator().manual_seed(0))
+        x *= torch.tensor([1., .2, 0., 0.]).view(4, 1, 1, 1)
+        x[3] = 1
+        try: (a,left),(b,right) = _run(model, x),_run(ours, x)
         except (RuntimeError, AssertionError, ValueError): continue
-        return ((a-b).abs().max() / a.abs().max().clamp(min=1e-6)).item()
+        _check_layers(left, right)
+        diff = (a-b).abs().max().item()/spread(a)
+        if diff<=1e-5: return
+        raise UnsupportedError(f'rebuilt it answers differently, by {diff:.1g} of the spread of its outputs')
     raise UnsupportedError('it cannot be run on a picture of 224×224 to compare: say the `size`')
 
 # %% ../nbs/13_rebuild.ipynb #describe-net
+def _body_as_made(net, ours):
+    "The body as the library of the live one makes it; None for an XResNet, which only fastai makes"
+    if net['source']=='xresnet': return None
+    on_timm = 'cut' in net and net.get('features')  # the live one is torchvision's
+    with torch.random.fork_rng(devices=[]): return _cut_body(net['arch'], net['cut'], **net['args']) if on_timm else ours
+
 def describe_net(
     model:nn.Module, # A live model: fastai's `nn.Sequential(body, head)`; it is not changed
     arch=None,       # What `vision_learner` was given: needed where a torchvision function made the body
@@ -252,11 +349,18 @@ def describe_net(
     "What it takes to make a live model again, proven by doing so"
     try:
         if type(model) is not nn.Sequential or len(model)!=2: raise UnsupportedError('it is not a body and a head')
+        _check_own(model)
         net = _describe_body(model[0], arch, args or {}) | dict(head=describe_head(model[1]))
-        diff = _difference(model, net, size)
-        if diff<=1e-5: return net
-        raise UnsupportedError(f'rebuilt as {net["arch"]} it answers differently, by {diff:.1g} of the largest output')
-    except Exception as e: return dict(source='opaque', why=str(e) or type(e).__name__)
+        ours = rebuild(net, {k: v.cpu() for k,v in model.state_dict().items()})
+        cfg = getattr(ours.body, 'default_cfg', {})
+        fixed = cfg['input_size'][-2:] if cfg.get('fixed_input_size') else None
+        size = size or net['args'].get('img_size') or fixed or (64, 64)
+        made,live = _body_as_made(net, ours.body),getattr(model[0], 'model', model[0])
+        if made is not None: _check_tree(live, made, '0.' if live is model[0] else '0.model.', net['arch'])
+        _check_ran(model, ours, net['args'].get('in_chans', 3), size)
+        return net
+    except Exception as e: return dict(source='opaque', why=one_line(e))
+
 
 # %% ../nbs/13_rebuild.ipynb #weights
 def save_weights(

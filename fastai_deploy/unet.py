@@ -8,15 +8,18 @@ __all__ = ['plain_copy', 'SelfAttention', 'UpBlock', 'UNet', 'build_unet', 'rema
 
 # %% ../nbs/14_unet.ipynb #imports
 import json
+from collections import OrderedDict
 from copy import deepcopy
 from functools import partial
 
 import timm, torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.hooks import RemovableHandle
 
-from .heads import SigmoidRange, build_head, describe_head
-from .rebuild import RebuildError, _answers, _build_body, _describe_body, _first_conv, check_weights
+from .heads import SigmoidRange, build_head, describe_head, one_line
+from .rebuild import (RebuildError, _body_as_made, _build_body, _check_own, _check_ran, _check_tree,
+                                   _describe_body, _first_conv, check_weights)
 from .spec import UnsupportedError
 
 # %% ../nbs/14_unet.ipynb #plain-copy
@@ -25,11 +28,28 @@ def _stored(m):
     hooks = [getattr(f, '__self__', None) for f in m._forward_hooks.values()]
     return [o for o in [*vars(m).values(), *[getattr(h, 'stored', None) for h in hooks]] if isinstance(o, torch.Tensor)]
 
+def _hooks(model):
+    "The hooks that a U-Net of fastai's holds on its encoder"
+    return [*getattr(model, 'sfs', []), *[m.hook for m in model.modules() if type(m).__name__=='UnetBlock']]
+
+def _gone(handle): return isinstance(handle, RemovableHandle) and handle.hooks_dict_ref() is None
+
+def _check_hooks(model):
+    "Raise if a block of a U-Net is given what nobody makes any more"
+    live = {getattr(f, '__self__', None) for m in model.modules() for f in m._forward_hooks.values()}
+    for n,m in model.named_modules():
+        if type(m).__name__=='UnetBlock' and m.hook not in live:
+            raise UnsupportedError(f"'{n}' of the U-Net waits for a layer of the encoder that was replaced: change the "
+                                   'encoder before the U-Net is made of it, or hook the new layer: '
+                                   f'model.{n}.hook = hook_output(layer, detach=False)')
+
 def plain_copy(
     model:nn.Module, # A live model; it is not changed
 )->nn.Module: # A deep copy that answers with plain torch tensors, for both exporters
     "A copy of `model` that can be exported: without fastai's `ToTensorBase`, whatever was run before"
-    res = deepcopy(model, {id(t): t.detach().clone() for m in model.modules() for t in _stored(m) if not t.is_leaf})
+    _check_hooks(model)
+    memo = {id(t): t.detach().clone() for m in model.modules() for t in _stored(m) if not t.is_leaf}
+    res = deepcopy(model, memo | {id(h.hook): RemovableHandle(OrderedDict()) for h in _hooks(model) if _gone(h.hook)})
     for m in res.modules():
         for name,o in m.named_children():
             if type(o).__name__=='ToTensorBase' and type(o).__module__=='fastai.layers': setattr(m, name, nn.Identity())
@@ -165,6 +185,8 @@ def _describe_decoder(model):
              *['MergeLayer', 'ResBlock']*cross, 'ConvLayer', *['SigmoidRange']*sig]
     if kinds[1:-1]!=known or kinds[-1] not in ('ToTensorBase', 'Identity') or max(up, cross, sig)>1:
         raise UnsupportedError('the layers are not those that fastai gives a U-Net')
+    mode = some('ResizeToOrig')[0].mode
+    if mode!='nearest': raise UnsupportedError(f"its last resize is '{mode}', not 'nearest'")
     first,last,ups = layers[3][0],some('ConvLayer')[0][0],some('PixelShuffle_ICNR')
     return dict(blocks=[_describe_block(o, layers[0]) for o in some('UnetBlock')],
                 middle=first[0].in_channels, norm=_norm_of(first), act=_act_of(first),
@@ -267,17 +289,6 @@ def is_unet(
     "Whether `model` is fastai's own `DynamicUnet`"
     return type(model).__name__=='DynamicUnet' and type(model).__module__=='fastai.vision.models.unet'
 
-# %% ../nbs/14_unet.ipynb #unet-difference
-def _unet_difference(model, net, size=None):
-    "Largest difference between `model` and its rebuilt twin on random pictures, relative to the largest output"
-    ours = rebuild_unet(net, {k: v.cpu() for k,v in model.state_dict().items()})
-    for s in [size or (64, 64), (224, 224)]:
-        x = torch.rand(2, _first_conv(ours)[1].in_channels, *s, generator=torch.Generator().manual_seed(0))
-        try: a,b = _answers(model, x).as_subclass(torch.Tensor),_answers(ours, x)
-        except (RuntimeError, AssertionError, ValueError): continue
-        return ((a-b).abs().max() / a.abs().max().clamp(min=1e-6)).item()
-    raise UnsupportedError('it cannot be run on a picture of 224×224 to compare: say the `size`')
-
 # %% ../nbs/14_unet.ipynb #describe-unet
 def describe_unet(
     model:nn.Module, # A live `DynamicUnet`; it is not changed
@@ -288,9 +299,13 @@ def describe_unet(
     "What it takes to make a live U-Net again, proven by doing so"
     try:
         if not is_unet(model): raise UnsupportedError("it is not a U-Net of fastai's")
-        net = _describe_encoder(model.layers[0], arch, args or {}) | dict(unet=_describe_decoder(model))
-        net = json.loads(json.dumps({k: v for k,v in net.items() if k!='features'}))
-        diff = _unet_difference(model, net, size)
-        if diff<=1e-5: return net
-        raise UnsupportedError(f'rebuilt on {net["arch"]} it answers differently, by {diff:.1g} of the largest output')
-    except Exception as e: return dict(source='opaque', why=str(e) or type(e).__name__)
+        _check_own(model)
+        body = _describe_encoder(model.layers[0], arch, args or {})
+        net = {k: v for k,v in body.items() if k!='features'} | dict(unet=_describe_decoder(model))
+        net = json.loads(json.dumps(net))
+        ours = rebuild_unet(net, {k: v.cpu() for k,v in model.state_dict().items()})
+        made = _body_as_made(body, ours.body)
+        if made is not None: _check_tree(model.layers[0], made, 'layers.0.', net['arch'])
+        _check_ran(model, ours, _first_conv(ours)[1].in_channels, size or (64, 64))
+        return net
+    except Exception as e: return dict(source='opaque', why=one_line(e))
