@@ -47,7 +47,7 @@ def _lenient_pickle():
     "A stand-in for the module `pickle`, whose Unpickler replaces what is the user's and not here"
     class Unpickler(pickle.Unpickler):
         def find_class(self, module, name):
-            if (module, name) == ('types', 'MethodType'): return _method
+            if name == '_builtin_type': return lambda n: _method if n == 'MethodType' else getattr(types, n)
             try: return super().find_class(module, name)
             except (AttributeError, ModuleNotFoundError) as e:
                 if module.split('.')[0] in _known: raise _foreign(module, name, e) from e

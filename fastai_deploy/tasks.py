@@ -117,11 +117,13 @@ def check_target_decodes(
         for i,t in enumerate(_flat(fs)):
             if (how := _decoder(t, seen)) is None: continue
             cls = type(t)
-            way = (f'call del learn.dls.{place}.fs[{i}].{how}' if how in vars(t) else f'take it out of {cls.__qualname__}'
-                   if cls.__module__.startswith('fastai.') else f'call del {cls.__qualname__}.{how}')
+            way = (f'call del learn.dls.{place}.fs[{i}].{how}' if how in vars(t) else
+                   f'take it out of {cls.__qualname__}' if cls.__module__.startswith('fastai.') else
+                   f'call del {cls.__qualname__}.{how}')
             name = t.name.split(' -- ')[0]
-            raise UnsupportedError(f'{stage}: {name} has a `{how}` of its own, which learn.predict applies to its answer '
-                                   f'and a bundle cannot: {way} before the export, and let your program decode the answer')
+            raise UnsupportedError(f'{stage}: {name} has a `{how}` of its own, which learn.predict applies to its '
+                                   f'answer and a bundle cannot: {way} before the export, and let your program decode '
+                                   'the answer')
 
 # %% ../nbs/20_tasks.ipynb #names
 def _codes(learn, classes:int)->list:
@@ -213,8 +215,8 @@ def find_threshold(
     try: t = torch.as_tensor(thresh, dtype=torch.float64).item()
     except (TypeError, ValueError, RuntimeError): t = math.nan
     if not math.isfinite(t):
-        raise UnsupportedError(f'loss function {_name(loss_func)} has thresh={thresh!r}, and a spec has one number: set '
-                               'learn.loss_func.thresh = 0.5 (or another) before the export')
+        raise UnsupportedError(f'loss function {_name(loss_func)} has thresh={thresh!r}, and a spec has one number: '
+                               'set learn.loss_func.thresh = 0.5 (or another) before the export')
     at = torch.tensor([[t]], dtype=torch.float32)
     below = torch.nextafter(at, torch.tensor(-math.inf)).item()
     return below if _same(getattr(loss_func, 'decodes', None), lambda x: x > below, at) else t

@@ -93,8 +93,9 @@ public final class Bundle implements AutoCloseable {
                         + " open the bundle's folder, with its vocab.txt");
                 }
             }
+            boolean none = names.isEmpty();
             if (names.endsWith("\n")) names = names.substring(0, names.length() - 1);
-            vocab = names.isEmpty() ? Collections.<String>emptyList()
+            vocab = none ? Collections.<String>emptyList()
                 : Collections.unmodifiableList(Arrays.asList(names.split("\n", -1)));
             input = opened.getInputNames().iterator().next();
             session = opened;
