@@ -213,7 +213,8 @@ def batch_ops(
 # %% ../nbs/21_capture.ipynb #names
 def _names(dl, classes)->list:
     "The names of transform `classes`; each must be in a pipeline of `dl`"
-    res = [o if isinstance(o, str) else o.__name__ for o in ([classes] if isinstance(classes, (str, type)) else classes)]
+    classes = [classes] if isinstance(classes, (str, type)) else classes
+    res = [o if isinstance(o, str) else o.__name__ for o in classes]
     have = [type(t).__name__ for p in (dl.after_item, dl.before_batch, dl.after_batch) for t in p.fs]
     if bad := [n for n in res if n not in have]:
         raise UnsupportedError(f'inactive: the Learner has no transform {bad[0]!r}, only {", ".join(have)}')
@@ -244,7 +245,7 @@ def _draw_files(
 )->list: # Paths
     "Drawn image files of many kinds: sizes, modes, formats, all eight EXIF orientations"
     rng = np.random.default_rng(0)
-    def image(h, w, *c, low=0, high=256): return Image.fromarray(rng.integers(low, high, (h, w, *c), dtype=np.uint8))
+    def image(*shape, low=0, high=256): return Image.fromarray(rng.integers(low, high, shape, dtype=np.uint8))
     def turned(i): return dict(exif=_orientation(i))
     rgb,rgba,grey = image(21, 30, 3),image(21, 30, 4),image(21, 30)
     bordered = Image.new('RGB', (40, 40), 'white')
@@ -258,8 +259,8 @@ def _draw_files(
               'transparent-L.png':(grey, dict(transparency=7)),
               'transparent-RGB.png':(rgb, dict(transparency=(1, 2, 3))),
               'turned.png':(rgb, turned(6)), 'turned-RGBA.png':(rgba, turned(3)), 'turned.webp':(rgb, turned(8)),
-              'grey.jpg':(grey, turned(5)), 'cmyk.jpg':(rgb.convert('CMYK'), {}), 'animated.gif':(rgb.quantize(16), dict(
-                  save_all=True, append_images=[image(21, 30, 3).quantize(16)])), 'plain.bmp':(rgb, {}),
+              'grey.jpg':(grey, turned(5)), 'cmyk.jpg':(rgb.convert('CMYK'), {}), 'plain.bmp':(rgb, {}),
+              'animated.gif':(rgb.quantize(16), dict(save_all=True, append_images=[image(21, 30, 3).quantize(16)])),
               'dark.png':(image(21, 30, 3, high=60), {}), 'pale.png':(image(21, 30, 3, low=180, high=200), {}),
               'black.png':(Image.new('RGB', (9, 9)), {}), 'white-border.png':(bordered, {}),
               'large.jpg':(Image.linear_gradient('L').resize((2600, 1900)).convert('RGB'), turned(6))}
@@ -316,9 +317,10 @@ def find_exif(
             for exif in wrong:
                 if not _opens_alike(theirs, _try(open_image, p, mode, exif), cls): wrong[exif].append(p.name)
     if all(wrong.values()):
-        raise UnsupportedError(f'images are opened by {_called(t)}, which gives other pixels than {cls.__name__}.create, '
-                               f'for example of {max(wrong.values(), key=lambda o: -len(o))[0]} (a drawn file): open '
-                               'them with ImageBlock(PILImage), and make the rest an item transform')
+        name = min(wrong.values(), key=len)[0]
+        raise UnsupportedError(f"images are opened by {_called(t)}, which gives other pixels than fastai's "
+                               f'{cls.__name__}.create, for example of {name} (a drawn file): open them with '
+                               'ImageBlock(PILImage), and make the rest an item transform')
     exif = bool(wrong[False])
     if exif or not created_class(t):
         how = 'PILImage.create does' + ', turned upright as their EXIF says' if exif else 'PILImage.create does'
@@ -365,8 +367,8 @@ def find_path(
             if not isinstance(res, (Exception, _Row)): _check_path(tl.tfms.fs[:-1], res, len(tl))
     if not steps: return Input.path
     names = ', '.join(map(_called, steps))
-    warnings.warn(f'get_x ({names}) makes another path of a path. A bundle does not run it: pass predict the image file '
-                  'that get_x gives', stacklevel=2)
+    warnings.warn(f'get_x ({names}) makes one path of another. A bundle does not run it: pass predict the image '
+                  'file that get_x gives', stacklevel=2)
     return f'the image file that get_x ({names}) gives'
 
 def _check_path(steps, res, images:int)->None:
