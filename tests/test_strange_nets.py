@@ -203,7 +203,9 @@ def test_exporters_in_one_line(tmp_path, net):
 
 def deployed(net, activation='softmax'): return Deployed(batch_module(OPS, (32, 32)), net, activation).eval()
 
-def pictures(n): return torch.randint(0, 256, (n, 3, 32, 32), generator=torch.Generator().manual_seed(n)).to(torch.uint8)
+def pictures(n):
+    g = torch.Generator().manual_seed(n)
+    return torch.randint(0, 256, (n, 3, 32, 32), generator=g).to(torch.uint8)
 
 def test_noise():
     noises = [float_noise(deployed(small(Detour(by))), [pictures(4)]) for by in (1, 1e3, 1e6)]
