@@ -306,7 +306,8 @@ def _independent(m, x, f, what, way, noise=0.):
     args = m.batch(x),
     if not _apart(f, m.net, args, noise): return
     path, mod = culprit(m.net, args, lambda c, a: _apart(f, c, a), 'net')
-    raise UnsupportedError(f"the net {what}, because of '{path}' ({type(mod).__name__}): take {way} out of its evaluation")
+    raise UnsupportedError(f"the net {what}, because of '{path}' ({type(mod).__name__}): take {way} out of its "
+                           'evaluation')
 
 def _again(m, args): return m(*args)
 

@@ -239,7 +239,8 @@ def _own(m):
     if not _known(type(m)): return f'is a {type(m).__name__} of {type(m).__module__}'
     if 'forward' in vars(m) or not _known(type(m).forward): return f'is a {type(m).__name__} with a forward of its own'
     hooks = [o for o in [*m._forward_hooks.values(), *m._forward_pre_hooks.values()] if not _looks_on(o)]
-    if hooks: return f"is a {type(m).__name__} with a hook, {getattr(hooks[0], '__qualname__', type(hooks[0]).__name__)}"
+    name = hooks and getattr(hooks[0], '__qualname__', type(hooks[0]).__name__)
+    if hooks: return f'is a {type(m).__name__} with a hook, {name}'
     return f'is a {type(m).__name__} with a parametrization' if hasattr(m, 'parametrizations') else ''
 
 def _check_own(model):
@@ -338,7 +339,8 @@ def _body_as_made(net, ours):
     "The body as the library of the live one makes it; None for an XResNet, which only fastai makes"
     if net['source']=='xresnet': return None
     on_timm = 'cut' in net and net.get('features')  # the live one is torchvision's
-    with torch.random.fork_rng(devices=[]): return _cut_body(net['arch'], net['cut'], **net['args']) if on_timm else ours
+    with torch.random.fork_rng(devices=[]):
+        return _cut_body(net['arch'], net['cut'], **net['args']) if on_timm else ours
 
 def describe_net(
     model:nn.Module, # A live model: fastai's `nn.Sequential(body, head)`; it is not changed

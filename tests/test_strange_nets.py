@@ -56,7 +56,8 @@ def vision(arch, **kwargs):
 
 # --- the parts of a net that have no weights
 
-NETS = {'timm': ('test_resnet', '0.model.layer2.0.act1'), 'torchvision': (models.squeezenet1_1, '0.0.3.squeeze_activation'),
+NETS = {'timm': ('test_resnet', '0.model.layer2.0.act1'),
+        'torchvision': (models.squeezenet1_1, '0.0.3.squeeze_activation'),
         'torchvision on timm': (models.resnet18, '0.5.0.relu'),
         'xresnet': (partial(fv.xresnet18, widen=.125), '0.5.1.act')}
 
@@ -104,7 +105,7 @@ def test_training_only(change):
     change(model)
     assert describe_net(model, size=(32, 32))['source'] == 'timm'
 
-def test_exports_right(files, tmp_path):
+def test_exports_right(files, tmp_path):  # noqa: F811
     "With another activation the bundle has the net as it is, and answers as `learn.predict` does."
     learn = fv.vision_learner(dataloaders(files, fv.CategoryBlock, fv.parent_label), 'test_resnet', pretrained=False)
     swap(learn.model, '0.model.layer1.0.act1', nn.ReLU6())
@@ -113,7 +114,8 @@ def test_exports_right(files, tmp_path):
         bundle = fd.export(learn, tmp_path/'b', goldens=2, progress=False)
     model = fd.load(bundle)
     assert model.spec.net['source'] == 'opaque' and not (bundle/'weights.safetensors').exists()
-    with learn.no_bar(): np.testing.assert_allclose(model.predict(files[0]).probs, learn.predict(files[0])[2], atol=1e-5)
+    with learn.no_bar(): want = learn.predict(files[0])[2]
+    np.testing.assert_allclose(model.predict(files[0]).probs, want, atol=1e-5)
 
 # --- U-Nets
 
@@ -142,7 +144,7 @@ def test_unet(change):
     x = torch.rand(2, 3, 32, 32)
     with torch.no_grad(): assert torch.equal(copy(x), model(x).as_subclass(torch.Tensor))
 
-def test_unet_hook_lost(files):
+def test_unet_hook_lost(files):  # noqa: F811
     "A layer with a skip was replaced: fastai goes on with an old picture's, so there is nothing to export."
     dls = dataloaders(files, fv.MaskBlock(CODES), mask)
     learn = fv.unet_learner(dls, partial(timm.create_model, 'test_resnet'), pretrained=False)
@@ -203,7 +205,9 @@ def test_exporters_in_one_line(tmp_path, net):
 
 def deployed(net, activation='softmax'): return Deployed(batch_module(OPS, (32, 32)), net, activation).eval()
 
-def pictures(n): return torch.randint(0, 256, (n, 3, 32, 32), generator=torch.Generator().manual_seed(n)).to(torch.uint8)
+def pictures(n):
+    g = torch.Generator().manual_seed(n)
+    return torch.randint(0, 256, (n, 3, 32, 32), generator=g).to(torch.uint8)
 
 def test_noise():
     noises = [float_noise(deployed(small(Detour(by))), [pictures(4)]) for by in (1, 1e3, 1e6)]
