@@ -1,9 +1,8 @@
-"""Bundles made under two versions of Pillow give fastai's bytes and answers under every other: a sample of `make matrix`.
+"""Bundles made under two versions of Pillow give fastai's bytes and answers under all: a sample of `make matrix`.
 
-Each side that trains is made once for all test processes; each version of a package is downloaded once, into .matrix/."""
+Each side that trains is made once for all test processes; a version of a package is downloaded once, into .matrix/."""
 import json, re, shutil
 from collections import Counter
-from pathlib import Path
 
 import env as tools_env
 import matrix

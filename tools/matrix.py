@@ -4,9 +4,9 @@
     make matrix ARGS=--table        the same; writes nbs/versions.json, which the docs show
 
 The side that trains writes down what fastai itself makes of some 300 pictures with every item transform: the pets
-photos where there are some, else drawn ones, and odd sizes. The side that runs, with the version to be tried in front of
-everything else, must get the same bytes and answers. Other versions lie in .matrix/, each in a folder of its own."""
-import argparse, hashlib, json, math, os, platform, random, shutil, subprocess, sys, tempfile, time
+photos where there are some, else drawn ones, and odd sizes. The side that runs, with the version to be tried in front
+of everything else, must get the same bytes and answers. Other versions lie in .matrix/, each in a folder of its own."""
+import argparse, hashlib, json, math, os, platform, subprocess, sys, tempfile, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest.mock import patch
@@ -24,6 +24,7 @@ VERSIONS = dict(
             '13.0.0': (11, 14)},
     numpy={'1.26.4': (10, 12), '2.0.2': (10, 12), '2.2.6': (10, 13), '2.4.6': (11, 14)},
     onnxruntime={'1.19.2': (10, 12), '1.20.1': (10, 13), '1.23.2': (10, 13), '1.31.1': (11, 14)})
+TRAINING = 'pillow', 'numpy', 'torch', 'torchvision', 'fastai', 'timm', 'onnx'    # what the other side is said to have
 FILTERS = 'nearest', 'box', 'bilinear', 'hamming', 'bicubic', 'lanczos'
 
 # --- versions
@@ -51,13 +52,13 @@ def installed(package, version):
 def call(python, *args, versions=()):
     "Run this file's other side with Python `python`, and `versions` [(package, version)] in front of its own."
     folders = [installed(*o) for o in versions]
-    if None in folders: raise LookupError('without a network these cannot be tried: ' + ', '.join('=='.join(o) for o in versions))
+    if None in folders: raise LookupError('cannot be downloaded: ' + ', '.join('=='.join(o) for o in versions))
     env = dict(os.environ, PYTHONPATH=os.pathsep.join(map(str, [*folders, ROOT])), PYTHONUTF8='1', OMP_NUM_THREADS='1',
                OMP_WAIT_POLICY='PASSIVE', PYTHONWARNINGS='ignore')
     env.pop('PYTHONSAFEPATH', None)
     r = subprocess.run([str(o) for o in (python, __file__, *args)], cwd=ROOT, env=env, capture_output=True, text=True,
                        encoding='utf-8')
-    if r.returncode: raise RuntimeError(f'{args[0]} {versions}: exit code {r.returncode}\n{(r.stdout+r.stderr)[-4000:]}')
+    if r.returncode: raise RuntimeError(f'{args[0]} {versions}: exit code {r.returncode}\n{r.stdout}{r.stderr[-4000:]}')
     return json.loads(r.stdout.splitlines()[-1])
 
 def versions_of(*names):
@@ -107,9 +108,8 @@ def item_tfms(whole):
                 f'RandomResizedCrop {r}': fv.RandomResizedCrop((107, 128), resamples=f),
                 f'RatioResize {r}': fv.RatioResize(67, resamples=f)}
     res |= {f'CropPad {o}': fv.CropPad((80, 63), o) for o in pads}
-    few = [f'{n} {r}' for n, r in (('Resize squish', 'bilinear'), ('Resize squish', 'lanczos'), ('Resize crop', 'bicubic'),
-           ('Resize pad border', 'box'), ('RandomResizedCrop', 'bilinear'), ('RatioResize', 'hamming'))] + ['CropPad border']
-    few = [o for o in few if o in res]
+    few = ('Resize squish bilinear', 'Resize squish lanczos', 'Resize crop bicubic', 'Resize pad border box',
+           'RandomResizedCrop bilinear', 'RatioResize hamming', 'CropPad border')
     return res if whole else {o: res[o] for o in few}
 
 def digest(a):
@@ -128,8 +128,10 @@ def learner(files):
     import fastai.vision.all as fv
     fv.set_seed(0, reproducible=True)
     tfms = [*fv.aug_transforms(size=48), fv.Normalize.from_stats(*fv.imagenet_stats)]
-    dls = fv.ImageDataLoaders.from_path_func(files[0].parent, files[:64], lambda f: f.stem[:1], valid_pct=.5, seed=1, bs=8,
-                                             item_tfms=fv.Resize((60, 64), 'squish'), batch_tfms=tfms, num_workers=0)
+    few = files[::5]    # of each kind
+    dls = fv.ImageDataLoaders.from_path_func(few[0].parent, few, lambda f: 'abc'[few.index(Path(f)) % 3], valid_pct=.5,
+                                             item_tfms=fv.Resize((90, 96), 'squish'), batch_tfms=tfms, bs=8, seed=1,
+                                             num_workers=0)
     learn = fv.vision_learner(dls, 'test_resnet', pretrained=False)
     with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-3)
     return learn
@@ -156,7 +158,7 @@ def make(folder, pictures, whole):
     fd.export(learn, folder/'bundle', progress=False, overwrite=True)
     with learn.no_bar(): probs = learn.get_preds(dl=learn.dls.test_dl(files, bs=1))[0]
     made = dict(pictures=[str(o) for o in files], cases={n: dict(ops=ops[n], fastai=seen[n]) for n in tfms},
-                answers=probs.tolist(), versions=versions_of('pillow', 'numpy', 'torch', 'torchvision', 'fastai', 'timm', 'onnx'))
+                answers=probs.tolist(), versions=versions_of(*TRAINING))
     (folder/'made.json').write_text(json.dumps(made), encoding='utf-8')
     return made['versions']
 
@@ -221,47 +223,56 @@ def run_side(folder, *versions, python=None):
 
 def faults(result):
     "What is wrong in a result of `run_side`, in words."
-    what = ', '.join(f'{k} {v}' for k, v in result['versions'].items())
-    bad = [f"{what}: engine {e}: {n}: {len(o)} of {result['pictures']} pictures differ from fastai's under Pillow "
-           f"{result['trained']['pillow']}: {', '.join(o[:3])}" for e, by in result['differ'].items() for n, o in by.items()]
-    return bad + [f'{what}: engine {e}: answers differ by {d:.1e}' for e, d in result['far'].items() if not d <= TOLERANCE]
+    what = ', '.join(f'{k} {v}' for k, v in result['versions'].items()) + ': engine '
+    rest = f"of {result['pictures']} pictures differ from fastai's under Pillow {result['trained']['pillow']}"
+    bad = [f"{what}{e}: {n}: {len(o)} {rest}: {', '.join(o[:3])}" for e, by in result['differ'].items()
+           for n, o in by.items()]
+    return bad + [f'{what}{e}: answers differ by {d:.1e}' for e, d in result['far'].items() if not d <= TOLERANCE]
 
-def combinations():
-    "What is tried on the side that runs, for each side that trains: lists of (package, version)."
-    res = [[(p, v)] for p in VERSIONS for v in for_python(p)]
-    return [[(p, for_python(p)[0]) for p in VERSIONS], *res]    # first all the oldest together
+def combinations(sides):
+    "(folder, versions) of all that is run: each side under each Pillow; the last one under each numpy and onnxruntime."
+    oldest = [(p, for_python(p)[0]) for p in VERSIONS]    # all together
+    res = [(s, o) for s in sides for o in (oldest, *([('pillow', v)] for v in for_python('pillow')))]
+    return res + [(sides[-1], [(p, v)]) for p in ('numpy', 'onnxruntime') for v in for_python(p)]
 
 def say(result):
     "A result in one line."
     n = {e: sum(map(len, by.values())) for e, by in result['differ'].items()}
     v = ', '.join(f'{k} {v}' for k, v in result['versions'].items())
-    return (f"trained under Pillow {result['trained']['pillow']}, run under {v}: {result['tried']} pictures compared, "
-            f"{n['model']} (model) and {n['pixels']} (pixels) differ, answers by {max(result['far'].values()):.1e}")
+    return (f"fastai {result['trained']['fastai']}, Pillow {result['trained']['pillow']}, run under {v}: of "
+            f"{result['tried']} pictures {n['model']} (model) and {n['pixels']} (pixels) differ, answers by "
+            f"{max(result['far'].values()):.1e}")
 
-def matrix(whole=True, workers=2):
-    "Every combination: a list of results."
+def matrix(whole=True, pythons=(), workers=2):
+    "Every combination, then bundles made by other Pythons that have fastai: a list of results."
     with tempfile.TemporaryDirectory(prefix='matrix-') as tmp, ThreadPoolExecutor(workers) as pool:
         call(python_of('dev'), '--pictures', Path(tmp)/'pictures')
         pictures = pictures_of(Path(tmp)/'pictures')
-        make_one = lambda v: make_side(Path(tmp)/f'pillow-{v}', v, pictures, whole)
-        sides = [*pool.map(make_one, [v for v in TRAINED if v in for_python('pillow')])]
+        todo = [(f'pillow-{v}', v, None) for v in TRAINED if v in for_python('pillow')]
+        todo += [(f'python-{i}', None, o) for i, o in enumerate(pythons)]
+        sides = [*pool.map(lambda o: make_side(Path(tmp)/o[0], o[1], pictures, whole, o[2]), todo)]
+        n = len(sides) - len(pythons)
         def go(o):
             print(say(r := run_side(o[0], *o[1])), flush=True)
             return r
-        return [*pool.map(go, [(s, c) for c in combinations() for s in sides])]
+        return [*pool.map(go, combinations(sides[:n]) + [(s, []) for s in sides[n:]])]
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--table', action='store_true', help='write nbs/versions.json')
+    p.add_argument('--trained-by', type=Path, nargs='*', default=[], metavar='PYTHON',
+                   help='Pythons of other environments with fastai, whose bundles are tried too')
     p.add_argument('--few', action='store_true', help='one transform of each kind, as the tests do')
     for o in ('make', 'run', 'pictures'): p.add_argument(f'--{o}', type=Path, help=argparse.SUPPRESS)
     p.add_argument('--whole', action='store_true', help=argparse.SUPPRESS)
     a = p.parse_args()
     if a.pictures: return print(json.dumps(make_pictures(a.pictures)))
-    if a.make: return print(json.dumps(make(a.make, json.loads((a.make/'todo.json').read_text(encoding='utf-8')), a.whole)))
+    if a.make:
+        pictures = json.loads((a.make/'todo.json').read_text(encoding='utf-8'))
+        return print(json.dumps(make(a.make, pictures, a.whole)))
     if a.run: return print(json.dumps(run(a.run)))
     t = time.time()
-    results = matrix(whole=not a.few)
+    results = matrix(not a.few, [python_of('latest'), *a.trained_by])
     bad = [o for r in results for o in faults(r)]
     if a.table and not bad:
         made_by = dict(python=platform.python_version(), system=f'{platform.system()} {platform.machine()}')
