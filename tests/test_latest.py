@@ -39,7 +39,7 @@ def test_predict(trained):
         np.testing.assert_allclose(p.probs, probs.numpy(), atol=1e-5)
 
 def test_squished_portraits(tmp_path):
-    "The Pillow here takes tall pictures through its two passes the other way round than fastai 2.8.7's: so does a bundle."
+    "Pillow 13 takes many tall pictures through its two passes the other way round: so does a bundle made here."
     import fastai.vision.all as fv
     import PIL
 

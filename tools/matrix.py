@@ -174,9 +174,9 @@ def by_pillow(ops, img):
 def by_graph(session, img):
     "The same, from their graph."
     import numpy as np
-    from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
+    from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument, RuntimeException
     try: a = session.run(None, {'picture': np.asarray(img)})[0]
-    except InvalidArgument: return None    # no pixel is left
+    except (InvalidArgument, RuntimeException): return None    # no pixel is left
     return digest(a[0]) if a.size else None
 
 def run(folder):
