@@ -3,7 +3,7 @@
 PYTHON ?= python3
 ENV = $(PYTHON) tools/env.py
 
-.PHONY: help env demo test test-slow test-latest lint docs readme export bench zoo apps clean
+.PHONY: help env demo test test-slow test-latest lint docs readme export bench zoo apps matrix clean
 
 help:         ## this list
 	@$(PYTHON) tools/env.py --help-targets Makefile
@@ -31,5 +31,7 @@ zoo:          ## which nets: one of every family that fastai can train, into nbs
 	$(ENV) dev --exec tools/zoo.py $(ARGS)
 apps:         ## the programs in other languages: build, test on the goldens, compare their decoders
 	$(ENV) dev --exec tools/apps.py $(ARGS)
+matrix:       ## bundles made under two Pillows, run under every Pillow, numpy and onnxruntime named (half an hour)
+	$(ENV) dev run latest --exec tools/matrix.py $(ARGS)
 clean:        ## remove what the targets made, the environments too
 	$(PYTHON) tools/env.py --clean

@@ -23,7 +23,7 @@ setup(
     keywords=cfg['keywords'].split(), license='Apache-2.0', license_files=['LICENSE'],
     classifiers=[f'Development Status :: {statuses[int(cfg["status"]) - 1]}', 'Intended Audience :: Developers',
                  'Natural Language :: English', 'Programming Language :: Python :: 3',
-                 *(f'Programming Language :: Python :: 3.{o}' for o in range(10, 14))],
+                 *(f'Programming Language :: Python :: 3.{o}' for o in range(10, 15))],
     packages=[*find_packages(include=[cfg['lib_path'], cfg['lib_path'] + '.*']), 'fastai_deploy._apps'],
     package_dir={'fastai_deploy._apps': 'apps'},   # programs in other languages, to be copied
     package_data={cfg['lib_path']: ['*.json'], 'fastai_deploy._apps': apps}, include_package_data=False, zip_safe=False,

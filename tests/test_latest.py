@@ -2,6 +2,7 @@
 import importlib.util, json, subprocess
 from importlib.metadata import version
 
+import matrix
 import numpy as np
 import pytest
 from conftest import ROOT, run_python
@@ -36,6 +37,24 @@ def test_predict(trained):
         p = model.predict(f)
         assert p.label == label
         np.testing.assert_allclose(p.probs, probs.numpy(), atol=1e-5)
+
+def test_squished_portraits(tmp_path):
+    "Pillow 13 takes many tall pictures through its two passes the other way round: so does a bundle made here."
+    import fastai.vision.all as fv
+    import PIL
+
+    import fastai_deploy as fd
+    rng = np.random.default_rng(0)
+    for i in range(16): matrix.drawn(rng, *rng.integers((60, 180), (110, 320))).save(tmp_path/f'{i:02}.png')
+    files = sorted(tmp_path.glob('*.png'))
+    dls = fv.ImageDataLoaders.from_path_func(tmp_path, files, lambda f: 'ab'[int(f.stem) % 2], valid_pct=.5, bs=4,
+                                             num_workers=0, item_tfms=fv.Resize(64, 'squish'))
+    learn = fv.vision_learner(dls, 'test_resnet', pretrained=False)
+    with learn.no_bar(), learn.no_logging(): learn.fit(1)
+    bundle = fd.export(learn, tmp_path/'bundle', progress=False)
+    item, = json.loads((bundle/'bundle.json').read_text(encoding='utf-8'))['item']
+    if int(PIL.__version__.split('.')[0]) >= 13: assert item['order'] == 'vertical_if_cheaper'
+    for engine in ('model', 'pixels'): fd.verify(bundle, learn, items=files, engine=engine)
 
 def test_a_wrong_bundle_is_refused(trained, tmp_path):
     "The proof can fail here too: two classes swapped."

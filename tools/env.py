@@ -113,7 +113,7 @@ def ensure(name):
 
 def clean():
     "Remove all that the targets make."
-    junk = list(DIRS.values()) + 'build dist _docs _proc demo_out .pytest_cache .ruff_cache .hypothesis'.split()
+    junk = list(DIRS.values()) + 'build dist _docs _proc demo_out .matrix .pytest_cache .ruff_cache .hypothesis'.split()
     for d in [ROOT/o for o in junk] + list(ROOT.glob('*.egg-info')): shutil.rmtree(d, ignore_errors=True)
 
 def help_targets(makefile):
