@@ -6,17 +6,15 @@
 __all__ = ['find_pictures', 'make_parser', 'main']
 
 # %% ../nbs/32_cli.ipynb #imports
-import argparse, glob, json, os, shlex, sys, traceback, warnings
+import argparse, glob, json, os, re, shlex, sys, traceback, warnings
 from pathlib import Path
-
-import numpy as np
 
 from .apps import app_names, copy_app
 from .bundle import check_place, open_bundle
 from .parity import Parity
 from .rows import csv_columns, csv_row, facts, json_row, places, save, text_row
 from .runtime import load, show_progress
-from .spec import FastaiDeployError, ImageError, ParityError
+from .spec import FastaiDeployError, ParityError
 
 # %% ../nbs/32_cli.ipynb #pictures
 _suffixes = set('.jpg .jpeg .jpe .jfif .png .gif .bmp .tif .tiff .webp .avif .ppm .pgm .pbm .tga .ico .jp2'.split())
@@ -35,12 +33,15 @@ def find_pictures(
     return res
 
 # %% ../nbs/32_cli.ipynb #speak
-_flags = {'overwrite=True':'--overwrite', 'dynamic_hw=True':'--dynamic-hw', 'size=(height, width)':'--size H W'}
+_flags = {  # Python, as a regular expression -> what to type at a shell
+    'overwrite=True':'--overwrite', 'dynamic_hw=True':'--dynamic-hw', r'size=\(height, width\)':'--size H W',
+    r"inactive=\('(\w+)',\)":r'--inactive \1', 'inactive=':'--inactive', r'goldens=\[paths\]':'--images FOLDER',
+    r'items=\[paths\]':'FILES', 'check=False':'--no-check', r'pixels=False':'--no-pixels'}
 
 def _say(message)->None:
     "One line on stderr"
     text = ' '.join(str(message).split())
-    for python,flag in _flags.items(): text = text.replace(python, flag)
+    for python,flag in _flags.items(): text = re.sub(python, flag, text)
     clear = '\r\033[K' if sys.stderr.isatty() else ''
     print(f'{clear}fastai-deploy: {text}', file=sys.stderr)
 
@@ -56,20 +57,17 @@ def _open_pickle(path:str):
     from fastai_deploy.pickles import load_learner
     return load_learner(path)
 
-def _spread(items:list, n:int)->list:
-    "At most `n` of `items`, evenly spread"
-    return [items[i] for i in np.linspace(0, len(items)-1, min(n, len(items))).astype(int)]
-
 def _export(args)->int:
     "fastai-deploy export"
     import fastai_deploy as fd
     export,out = fd.export,Path(args.output or Path(args.model).with_suffix(''))
     check_place(out, args.overwrite)
-    goldens = _spread(find_pictures(args.pictures), args.goldens)
+    from fastai_deploy.exporting import telling_items
+    goldens = telling_items(find_pictures(args.pictures), args.goldens) if args.pictures else args.goldens
     learn = _open_pickle(args.model)
-    if not goldens: _say('without --pictures there will be no proof in the bundle')
     export(learn, out, goldens=goldens, overwrite=args.overwrite, size=args.size, dynamic_hw=args.dynamic_hw,
-           input=args.input, logits=args.logits, tta=args.tta, pixels=not args.no_pixels)
+           input=args.input, logits=args.logits, tta=args.tta, pixels=not args.no_pixels,
+           inactive=args.inactive)
     return 0
 
 # %% ../nbs/32_cli.ipynb #verify
@@ -78,7 +76,6 @@ def _verify(args)->int:
     import fastai_deploy as fd
     learn = _open_pickle(args.learner) if args.learner else None
     items = find_pictures(args.pictures) if args.pictures else None
-    if learn is not None and items is None: raise FastaiDeployError('a Learner from a file has no pictures: name some')
     show = lambda parity: print(parity.to_json().rstrip() if args.json else parity.table())
     try: show(fd.verify(args.bundle, learn, items, store=not args.no_store, engine=args.engine))
     except ParityError as e:
@@ -102,7 +99,7 @@ def _check_options(args, task:str)->None:
 
 # %% ../nbs/32_cli.ipynb #predict
 def _answers(model, files:list, exif:bool):
-    "(file, its answer or ImageError) of each file, as they come; masks and pictures a few at a time"
+    "(file, its answer or error) of each file, as they come; masks and pictures a few at a time"
     bar,chunk = sys.stderr.isatty() and not sys.stdout.isatty(),8 if len(model.spec.output.shape) == 3 else 256
     for i in range(0, len(files), chunk):
         part = files[i:i+chunk]
@@ -112,13 +109,13 @@ def _answers(model, files:list, exif:bool):
 # %% ../nbs/32_cli.ipynb #predict-code
 def _predict(args)->int:
     "fastai-deploy predict"
-    files,model,bad = find_pictures(args.pictures),load(args.bundle, engine=args.engine),0
+    files,model,bad = find_pictures(args.pictures),load(args.bundle, engine=args.engine, check=not args.no_check),0
     _check_options(args, model.spec.task)
     to = places(files, args.output, args.overwrite) if args.output else [None]*len(files)
     row = json_row if args.json else csv_row if args.csv else text_row
     if args.csv: print(csv_columns(model.spec, model.vocab, args.topk, bool(args.output)))
     for (file,p),place in zip(_answers(model, files, args.exif), to):
-        if isinstance(p, ImageError): bad += 1; _say(p); continue
+        if isinstance(p, FastaiDeployError): bad += 1; _say(p); continue
         if place: save(p, place, args.original_size)
         print(row(file, p, args.topk, place), flush=not args.csv)
     return 1 if bad else 0
@@ -159,8 +156,11 @@ def _export_args(p)->None:
     "Arguments of fastai-deploy export"
     p.add_argument('model', help='a file that learn.export made; only one that you trust: opening it runs its code')
     p.add_argument('-o', '--output', help='the bundle to make: a folder, or a .zip (default: MODEL without .pkl)')
-    p.add_argument('--pictures', nargs='+', default=[], metavar='PICTURE', help='for the proof: a few are enough')
+    p.add_argument('--images', nargs='+', default=[], metavar='IMAGE', dest='pictures',
+                   help='files or folders to choose images for the proof from; without, it rests on three drawn ones')
     p.add_argument('--goldens', type=int, default=8, metavar='N', help='how many of them (default: %(default)s)')
+    p.add_argument('--inactive', nargs='+', default=(), metavar='TRANSFORM',
+                   help='transforms that never act on an image at validation, by class name')
     p.add_argument('--overwrite', action='store_true', help='replace a bundle that is there')
     p.add_argument('--size', nargs=2, type=int, metavar=('HEIGHT', 'WIDTH'), help='where no transform says it')
     p.add_argument('--dynamic-hw', action='store_true', help='leave height and width open')
@@ -170,15 +170,15 @@ def _export_args(p)->None:
     p.add_argument('--no-pixels', action='store_true', help='leave out pixels.onnx, which other languages need')
 
 # %% ../nbs/32_cli.ipynb #parser-run
-def _engine(p)->None:
+def _engine(p, default='model')->None:
     "The argument --engine"
-    p.add_argument('--engine', choices=['model', 'pixels'], default='model',
-                   help='run model.onnx after transforms in Pillow, or pixels.onnx (default: %(default)s)')
+    p.add_argument('--engine', choices=['model', 'pixels'], default=default,
+                   help=f'run model.onnx after transforms in Pillow, or pixels.onnx (default: {default or "both"})')
 
 def _verify_args(p)->None:
     "Arguments of fastai-deploy verify"
     p.add_argument('bundle')
-    _engine(p)
+    _engine(p, None)
     p.add_argument('pictures', nargs='*', metavar='picture', help='with --learner: pictures to compare on')
     p.add_argument('--learner', metavar='MODEL.pkl', help='compare with this Learner instead of the goldens')
     p.add_argument('--no-store', action='store_true', help='leave the parity.json in the bundle as it is')
@@ -190,7 +190,9 @@ def _predict_args(p)->None:
     _engine(p)
     p.add_argument('pictures', nargs='+', metavar='picture', help='files, folders, patterns such as *.jpg')
     p.add_argument('--topk', type=int, default=1, metavar='K', help='show the K best classes')
-    p.add_argument('--exif', action='store_true', help='turn pictures as their EXIF data says; fastai does not')
+    p.add_argument('--exif', action='store_true', default=None,
+                   help='turn images as their EXIF says, whatever the Learner did')
+    p.add_argument('--no-check', action='store_true', help='load a bundle that answers otherwise here than where it was proven')
     how = p.add_mutually_exclusive_group()
     how.add_argument('--json', action='store_true', help='one JSON object a line, with the keys that fit the task')
     how.add_argument('--csv', action='store_true', help='CSV, with a first line and the columns that fit the task')
@@ -228,7 +230,7 @@ _commands = {  # name -> (function, its arguments, what it does)
     'app': (_app, _app_args, 'a small program in another language, with a bundle in it'),
 }
 _examples = '''examples:
-  fastai-deploy export pets.pkl -o pets --pictures photos/valid
+  fastai-deploy export pets.pkl -o pets --images photos/valid
   fastai-deploy verify pets
   fastai-deploy predict pets cat.jpg more_photos --csv > answers.csv
   fastai-deploy predict roads photos -o masks --original-size

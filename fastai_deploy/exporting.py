@@ -15,7 +15,7 @@ import safetensors.torch
 from PIL import Image
 from torch import nn
 
-from .bundle import check_place, write_bundle
+from .bundle import check_place, vocab_text, write_bundle
 from .capture import Captured, capture
 from .graph import export_onnx
 from .images import open_image
@@ -78,7 +78,7 @@ def golden_images(
         im,ours = tracer.opened(x),open_image(x, inp.mode, exif=inp.exif, max_pixels=None)
         if im.size != ours.size or np.asarray(im).tobytes() != np.asarray(ours).tobytes():
             raise UnsupportedError(f"{x}: the Learner's opener gives other pixels than a bundle's: open images with "
-                                   f'{tracer.cls.__name__}.create as it is in fastai, and make the rest an item transform')
+                                   f'{tracer.cls.__name__}.create as fastai has it; the rest is an item transform')
         im.thumbnail((side, side))
         res.append(im)
     return res
@@ -194,8 +194,8 @@ def _golden_items(learn, goldens)->list:
     if isinstance(goldens, (str, Path)): return [goldens]
     if not isinstance(goldens, int): return list(goldens)
     if goldens and not len(learn.dls.valid_ds):
-        warnings.warn('this Learner has no images (load_learner drops them), so the proof rests on drawn ones: pass some '
-                      'of your own, goldens=[paths]', stacklevel=3)
+        warnings.warn('this Learner has no images (load_learner drops them), so the proof rests on drawn ones: pass '
+                      'some of your own, goldens=[paths]', stacklevel=3)
         return []
     items = valid_items(learn, max(goldens, 1000) if goldens > 0 else goldens)
     return telling_items(items, goldens)
@@ -227,7 +227,7 @@ def export(
         say(f"exporting {c.spec.net.get('arch', 'the net')} to ONNX")
         files = {'model.onnx':graph_file(c, net, dynamic_hw=dynamic_hw, input=input, logits=logits)}
         if graph := pixels_file(c, files['model.onnx'], pixels): files['pixels.onnx'] = graph
-        if c.vocab: files['vocab.txt'] = ''.join(f'{o}\n' for o in c.vocab).encode('utf-8')
+        if c.vocab: files['vocab.txt'] = vocab_text(c.vocab).encode('utf-8')
         if weights: files['weights.safetensors'] = weights
         traced = traced_goldens(tracer, images)
         say(f'comparing with learn.predict on {len(images)} of your images and {len(traced)-len(images)} drawn ones')

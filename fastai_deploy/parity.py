@@ -27,10 +27,13 @@ stages = dict(  # stage -> (what is measured, what it may be at most)
     net=('relative to their spread', 1e-4), answer=('max probability difference', 1e-5))
 
 def stages_for(
-    task:str, # Of a spec
+    task:str,   # Of a spec
+    noise=None, # (raw outputs, answer): float32's noise as the spec states it, in the units of the stages; None: none
 )->dict: # stage → (what is measured, what it may be at most)
     "The stages of a task: an answer that is no probability may differ as much as the net's outputs"
-    return stages if task in class_tasks else {**stages, 'answer':stages['net']}
+    res = dict(stages) if task in class_tasks else {**stages, 'answer':stages['net']}
+    for s,v in zip(('net', 'answer'), noise or ()): res[s] = res[s][0],max(res[s][1], min(8*v, 1e-2))
+    return res
 
 # %% ../nbs/08_parity.ipynb #trace-class
 @dataclass
@@ -149,9 +152,8 @@ class Parity:
     made_by:dict = field(default_factory=dict)       # versions
 
     def __post_init__(self):
-        if self.stages is None: self.stages = [Stage(n, *o) for n,o in stages_for(self.task).items()]
+        if self.stages is None: self.stages = [Stage(n, *o) for n,o in stages_for(self.task, self.noise).items()]
         self.spans,self.far = {},{}  # stage → lowest and highest value; → largest difference, and its image
-        self.noisy = False           # whether more is allowed because of the stated noise
 
     def widen(self,
         net:np.ndarray,     # Raw outputs for an image, or a sample of them
@@ -170,21 +172,15 @@ class Parity:
         "Take another image in"
         self.widen(theirs.net, theirs.numbers)
         diffs = compare(ours, theirs)
-        if self.task in class_tasks: diffs['answer'] /= self._allowance('answer', slack(theirs.net))
+        if self.task in class_tasks: diffs['answer'] /= slack(theirs.net)
         for s in self.stages:
             if not s.measure.startswith('relative'): s.add(diffs[s.name], theirs.name); continue
             if not diffs[s.name] <= self.far.get(s.name, (0., ''))[0]: self.far[s.name] = diffs[s.name],theirs.name
             worst,s.worst_item = self.far.get(s.name, (0., ''))
-            s.worst = worst/self._allowance(s.name, scale(*self.spans.get(s.name, (0., 0.))))
+            s.worst = worst/scale(*self.spans.get(s.name, (0., 0.)))
         self.pictures += 1
         if (what := _disagreement(ours, theirs)) is None: self.labels_equal += 1
         else: (self.ties if what[1] else self.disagreements).append(f'{theirs.name}: {what[0]}')
-
-    def _allowance(self, stage:str, unit:float)->float:
-        "What counts as 1 at `stage`: `unit`, or more where the stated noise would pass the limit"
-        stated = 4*(self.noise or (0., 0.))[stage == 'answer']/stages_for(self.task)[stage][1]
-        self.noisy = self.noisy or stated > unit
-        return max(unit, stated)
 
     @property
     def ok(self)->bool:
@@ -209,12 +205,12 @@ def table(
     rows = [('stage', 'measure', 'worst', 'allowed', '', 'worst image'), ('---',)*6]
     for s in parity.stages:
         num = f'{s.worst:.0f}' if s.limit == 0 else f'{s.worst:.1e}'
-        rows.append((s.name, s.measure, num, f'{s.limit:g}', 'ok' if s.ok else 'DIFFERS', s.worst_item or '-'))
+        rows.append((s.name, s.measure, num, f'{s.limit:.2g}', 'ok' if s.ok else 'DIFFERS', s.worst_item or '-'))
     wide = [max(map(len, c)) for c in zip(*rows)]
     lines = ['| ' + ' | '.join(c.ljust(w) if c != '---' else '-'*w for c,w in zip(r, wide)) + ' |' for r in rows]
     res = [*lines, '', f'{_verdict(parity)}; compared with {parity.against}']
-    if parity.noisy: res.append('stated noise of float32: {:.1e} in the raw outputs, {:.1e} in the answer; four times '
-                                'that is allowed'.format(*parity.noise))
+    if stages_for(parity.task, parity.noise) != stages_for(parity.task):
+        res.append('stated noise of float32: {:.1e} of the raw outputs, {:.1e} of the answer'.format(*parity.noise))
     if parity.files: res.append(f"proven: {', '.join(parity.files)}")
     res += [f'not run: {name}: {why}' for name,why in parity.left.items()]
     return '\n'.join(res)
@@ -227,10 +223,10 @@ def to_json(
     stages = [{**asdict(s), 'worst': s.worst if np.isfinite(s.worst) else None, 'ok':s.ok} for s in parity.stages]
     return json.dumps({'ok':parity.ok, **asdict(parity), 'stages':stages}, indent=1, ensure_ascii=False) + '\n'
 
-def _stored_stage(s:dict, task:str)->Stage:
+def _stored_stage(s:dict, known:dict)->Stage:
     "A stage of a `parity.json`; what may differ is for us to say, not for the file"
     worst = np.inf if s['worst'] is None else float(s['worst'])
-    return Stage(s['name'], *stages_for(task)[s['name']], worst if worst >= 0 else np.inf, str(s['worst_item']))
+    return Stage(s['name'], *known[s['name']], worst if worst >= 0 else np.inf, str(s['worst_item']))
 
 def from_json(
     text:str|bytes, # What `to_json` made
@@ -238,7 +234,7 @@ def from_json(
     "Read a `parity.json`"
     try:
         d = json.loads(text)
-        rows = [_stored_stage(s, d['task']) for s in d['stages']]
+        rows = [_stored_stage(s, stages_for(d['task'], d['noise'])) for s in d['stages']]
         if [s.name for s in rows] != list(stages): raise ValueError(f'the stages are not {", ".join(stages)}')
         return Parity(**{k:v for k,v in d.items() if k != 'ok'} | dict(stages=rows))
     except (ValueError, KeyError, TypeError) as e: raise BundleError(f'parity.json cannot be read: {e!r}') from e

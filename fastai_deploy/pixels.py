@@ -13,6 +13,7 @@ from onnx import helper
 from onnxscript import opset18 as op
 from onnxscript import script
 
+from .bundle import vocab_text
 from .resample import F64, I32, I64, U8, function_protos, nearest_scaler, opset, picker, scaler
 from .spec import Spec, UnsupportedError
 from .transforms import _rrc_size, item_size
@@ -120,6 +121,7 @@ def no_pixels(
     spec:Spec, # Of a bundle
 )->str: # One line; empty if nothing speaks against it
     "Why a bundle cannot have a pixels.onnx"
+    if spec.input.exif: return 'the Learner turns images as their EXIF says, before any graph sees them'
     if spec.input.mode not in ('RGB', 'L'): return f'pictures of mode {spec.input.mode} have no graph'
     without = [o.get('name', o['op']) for o in spec.item if PIXEL_OPS[o['op']] is None]
     if without: return f"the item transform {', '.join(without)} is Python code: it has no graph"
@@ -180,7 +182,7 @@ def _metadata(spec, vocab):
     "What a program must know to use the file"
     o = spec.output
     facts = dict(format=spec.format, task=spec.task, mode=spec.input.mode, max_pixels=spec.input.max_pixels,
-                 output=o.name, activation=o.activation, vocab='\n'.join(vocab))
+                 output=o.name, activation=o.activation, vocab=vocab_text(vocab))
     if o.threshold is not None: facts['threshold'] = o.threshold
     return {k:str(v) for k,v in facts.items()}
 

@@ -71,7 +71,8 @@ def _lanczos(x): return op.Where(op.And(x >= -3.0, x < 3.0), _sinc(x)*_sinc(x/3.
 @_graph
 def _hamming(x):
     a = op.Abs(x)
-    w = _sinc(a)*(0.46*op.Cos(a*op.Constant(value=_PI)) + 0.54)
+    half = op.Sin(a*op.Constant(value=_PI)*0.5)  # for the cosine: older ONNX Runtimes have none for doubles
+    w = _sinc(a)*(0.46*(1.0 - 2.0*half*half) + 0.54)
     return op.Where(a < 1.0, w, op.CastLike(0.0, x))
 
 # %% ../nbs/18_resample.ipynb #kernels

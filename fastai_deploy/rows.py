@@ -137,6 +137,11 @@ def _output(o)->str:
     return f'{o.name}, {o.activation}{tta}' + (', logits' if o.logits else '')
 
 # %% ../nbs/30_rows.ipynb #facts
+def _opening(inp)->list:
+    "How images are opened, where it is not as usual"
+    turned = ['turned upright, as their EXIF says'] if inp.exif else []
+    return turned + ([f'predict(path) takes {inp.path}'] if inp.path != type(inp).path else [])
+
 def facts(
     b:Bundle, # An open bundle
 )->list: # (what, lines) …
@@ -145,7 +150,7 @@ def facts(
     size = 'any size' if s.input.size is None else f'{s.input.size[0]}x{s.input.size[1]} (height x width)'
     return [('task', [_task(s, b.vocab())]),
             ('net', [f"{net['source']} {net.get('arch', '')}".strip() + (f": {net['why']}" if 'why' in net else '')]),
-            ('input', [f'{s.input.mode} pictures, for the net {size}, {s.input.dtype}']),
+            ('input', [f'{s.input.mode} images, for the net {size}, {s.input.dtype}', *_opening(s.input)]),
             ('item', [_op(o) for o in s.item] or ['nothing']), ('batch', [_op(o) for o in s.batch] or ['nothing']),
             ('output', [_output(s.output)]),
             *([('pixels', [f'no pixels.onnx: {s.pixels}'])] if s.pixels else []),

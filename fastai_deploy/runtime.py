@@ -16,7 +16,7 @@ import numpy as np
 import onnxruntime as ort
 
 from .answers import decode_answer, label, numbers, slack, undecided
-from .bundle import Bundle, open_bundle
+from .bundle import Bundle, open_bundle, vocab_text
 from .decode import Prediction
 from .images import open_image
 from .parity import Parity, Trace, golden_traces, open_golden, read_goldens, stages_for
@@ -89,8 +89,9 @@ class Model:
     def _check_metadata(self)->None:
         "Programs in other languages believe what pixels.onnx says of itself: it must be what the bundle says"
         o,meta = self.spec.output,self.session.get_modelmeta().custom_metadata_map
-        facts = dict(task=self.spec.task, mode=self.spec.input.mode, max_pixels=self.spec.input.max_pixels, output=o.name,
-                     activation=o.activation, threshold=o.threshold, vocab='\n'.join(self.vocab))
+        inp = self.spec.input
+        facts = dict(task=self.spec.task, mode=inp.mode, max_pixels=inp.max_pixels, output=o.name,
+                     activation=o.activation, threshold=o.threshold, vocab=vocab_text(self.vocab))
         if bad := [k for k,v in facts.items() if meta.get(k) != (None if v is None else str(v))]:
             raise BundleError(f'{self.path}: pixels.onnx says something else about {bad[0]} than the bundle')
 

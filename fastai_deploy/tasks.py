@@ -27,6 +27,7 @@ from fasttransform import Pipeline
 from PIL import Image
 from torch import nn
 
+from .heads import one_line
 from .spec import Output, UnsupportedError, class_tasks
 from .unet import plain_copy
 
@@ -272,7 +273,7 @@ def net_shape(
     try:
         with torch.no_grad(): res = model(x)
     except Exception as e: # whatever a net may raise
-        raise UnsupportedError(f'the net does not take {tuple(x.shape)}: {str(e).splitlines()[0]}') from e
+        raise UnsupportedError(f'the net does not take {tuple(x.shape)}: {one_line(e)}') from e
     if isinstance(res, torch.Tensor) and res.ndim > 1 and len(res) == 2: return tuple(res.shape[1:])
     what = tuple(res.shape) if isinstance(res, torch.Tensor) else type(res).__name__
     raise UnsupportedError(f'the net answers {what} for two pictures: it should be a tensor with a row for each')
@@ -347,7 +348,7 @@ def find_tta(
         raise UnsupportedError(f'tta: the answers of {task} would have to be turned back: leave it out')
     if moving := [o['op'] for o in batch if o['op'] == 'random_resized_crop_gpu']:
         raise UnsupportedError(f'tta: learn.tta draws {moving[0]} at random: use aug_transforms without min_scale')
-    probe = cls.create(Image.effect_noise((37, 29), 90).convert(cls._open_args['mode']))
+    probe = cls(Image.effect_noise((37, 29), 90).convert(cls._open_args['mode']))
     for t in learn.dls.valid.after_item.fs:
         want = t(probe, split_idx=1)
         if any(bytes(_pixels(t(probe, split_idx=0))) != bytes(_pixels(want)) for _ in range(8)):

@@ -124,8 +124,8 @@ def valid_items(
     total = len(learn.dls.valid_ds)
     if n is not None and n < 0: raise FastaiDeployError(f'a number of images cannot be {n}')
     if n != 0 and not total:
-        raise FastaiDeployError('this Learner has no validation images left (load_learner drops them): pass some of your '
-                                'own, goldens=[paths] to export or items=[paths] to verify')
+        raise FastaiDeployError('this Learner has no validation images left (load_learner drops them): pass some of '
+                                'your own, items=[paths]')
     idxs = range(total) if n is None else np.linspace(0, total-1, min(n, total)).astype(int)
     return need('fastai_deploy.capture', 'export').sources(learn, idxs)
 
@@ -150,35 +150,41 @@ class WeightsTracer:
         m,spec = self.model,self.model.spec
         img = open_image(x, spec.input.mode, exif=spec.input.exif, max_pixels=spec.input.max_pixels)
         item = m.prepare(img, exif=False)
-        with self.torch.no_grad(): answer,net,batch = (o[0].numpy() for o in self.net(self.torch.from_numpy(item[None])))
+        with self.torch.no_grad(): outs = self.net(self.torch.from_numpy(item[None]))
+        answer,net,batch = (o[0].numpy() for o in outs)
         a = decode_answer(spec, answer, m.vocab, img.size[::-1])
         return Trace(np.asarray(img), item, batch, net, numbers(a), label(a), a.decided, name, doubt(m, a, net))
 
 # %% ../nbs/22_verify.ipynb #tracers
-def _tracers(model:Model, engine:str|None)->tuple:
-    "(tracers of every file that answers, {file: why it is not run})"
-    res,left,b = [Tracer(model)],{},model.bundle
-    if engine or model.engine != 'model': return res,left
+def _others(model:Model)->tuple:
+    "(tracers of the other files that answer, {file: why it is not run})"
+    res,left,b = [],{},model.bundle
     if 'pixels.onnx' in b: res.append(Tracer(Model(b, model.session.get_providers(), engine='pixels')))
     if WeightsTracer.file in b:
         try: res.append(WeightsTracer(model))
         except MissingExtraError as e: left[WeightsTracer.file] = str(e)
     return res,left
 
+def _goldens(model:Model)->list: return [(g.image, g.trace) for g in model.goldens()]
+
+def _compared(model:Model, tracer, traces, against:str)->Parity:
+    "The comparison of one file with somebody's traces, which passed"
+    res = parity_of(model, against, tracer.file)
+    for x,theirs in traces: res.add(tracer(x, theirs.name), theirs)
+    return res.check()
+
 def hold(
     model:Model,   # A loaded bundle
     traces,        # (what `predict` takes, the other side's `Trace` of it), …
     against:str,   # What the other side is
     engine:str=None, # Only this engine's file; by default every file that answers
-)->Parity: # Of the model's engine, with the names of all files that passed
+)->Parity: # Of the model's own engine, with the names of all files that passed
     "Hold a bundle against somebody's traces, or raise a `ParityError` that names the stage"
-    tracers,left = _tracers(model, engine)
-    parities = [parity_of(model, against, t.file) for t in tracers]
-    for x,theirs in traces:
-        for p,t in zip(parities, tracers): p.add(t(x, theirs.name), theirs)
-    for p in parities: p.check()
-    parities[0].files,parities[0].left = [t.file for t in tracers],left
-    return parities[0]
+    parity = _compared(model, Tracer(model), traces, against)
+    if engine or model.engine != 'model' or not (goldens := _goldens(model)): return parity
+    others,parity.left = _others(model)
+    for t in others: parity.files += _compared(model, t, goldens, 'the goldens in the bundle').files
+    return parity
 
 # %% ../nbs/22_verify.ipynb #progress
 def _item_name(x, i:int)->str:
@@ -207,9 +213,9 @@ def verify(
         raise FastaiDeployError(f'this model was loaded with engine={model.engine!r}')
     if learn is None:
         if items is not None: raise FastaiDeployError('only the Learner can say what the answers for `items` should be')
-        if not (goldens := model.goldens()):
+        if not (goldens := _goldens(model)):
             raise ParityError(f'{model.path}: no goldens in this bundle: export it again')
-        return hold(model, [(g.image, g.trace) for g in goldens], 'the goldens in the bundle', engine)
+        return hold(model, goldens, 'the goldens in the bundle', engine)
     items = valid_items(learn) if items is None else [items] if isinstance(items, (str, Path)) else list(items)
     report = progress if callable(progress) else show_progress if progress else None
     against = 'learn.tta' if model.spec.output.tta else 'learn.predict'

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from .answers import decode_answer, label, numbers
 from .images import open_image
-from .parity import Parity
+from .parity import Parity, golden_traces
 from .runtime import Model, load
 from .spec import ImageError, need
 
@@ -31,7 +31,7 @@ def _picture(gr):
 def _seen(model:Model, file, side:int=640)->Image.Image:
     "The picture as the transforms receive it, at a size for a page"
     spec = model.spec.input
-    img = open_image(file, mode=spec.mode, max_pixels=spec.max_pixels).convert('RGB')
+    img = open_image(file, mode=spec.mode, exif=spec.exif, max_pixels=spec.max_pixels).convert('RGB')
     f = side/max(img.size)
     return img.resize([max(1, round(n*f)) for n in img.size], Image.Resampling.BICUBIC)
 
@@ -145,9 +145,8 @@ def _proof(model:Model)->str:
 
 # %% ../nbs/33_demo.ipynb #examples
 def _examples(gr, model:Model, image)->None:
-    "The goldens, to click on"
-    names = [n for n in model.spec.files if n.startswith('golden/') and n.endswith('.png')
-             and not n.endswith('.answer.png')]
+    "The goldens from the validation set, to click on"
+    names = [f'golden/{file}' for file,t in golden_traces(model.bundle) if not t.name.startswith('drawn')]
     if not names: return
     with tempfile.TemporaryDirectory() as tmp:  # gradio copies them into its cache
         files = [Path(tmp)/Path(n).name for n in names]

@@ -1,0 +1,76 @@
+"A proof that was tampered with: every kind of golden that says something else is found, whatever bundle.json says of hashes."
+import json
+import shutil
+
+import pytest
+
+import fastai_deploy as fd
+from fastai_deploy.bundle import open_bundle, write_bundle
+
+def resealed(bundle, out, files):
+    "A copy of a bundle with other files, its hashes made anew."
+    b = open_bundle(bundle)
+    return write_bundle(out, b.spec, {**{n: b.read(n) for n in b.spec.files}, **files})
+
+def golden_json(bundle): return json.loads((bundle/'golden'/'golden.json').read_text(encoding='utf-8'))
+
+def put(path, value):
+    "A function that sets one place in a golden."
+    def change(d):
+        for k in path[:-1]: d = d[k]
+        d[path[-1]] = value(d[path[-1]]) if callable(value) else value
+    return change
+
+def first(to): return lambda old: [to, *old[1:]]
+
+FORGED = {
+    'another label': put(['label'], 'nobody'), 'another class': put(['decided'], lambda old: [(old[0]+1) % 10]),
+    'a class that is not there': put(['decided'], [99]), 'no class': put(['decided'], []),
+    'a probability': put(['probs'], first(.5)), 'fewer probabilities': put(['probs'], lambda old: old[:-1]),
+    'no probabilities': put(['probs'], []), 'NaN in the answer': put(['probs'], first(float('nan'))),
+    'infinity in the answer': put(['probs'], first(float('inf'))), 'text in the answer': put(['probs'], first('many')),
+    'a raw output': put(['stages', 'net'], first(9.)), '1e39 in the net': put(['stages', 'net'], first(1e39)),
+    '1e38 in the net': put(['stages', 'net'], first(1e38)), 'NaN in the net': put(['stages', 'net'], first(float('nan'))),
+    'no raw outputs': put(['stages', 'net'], []), 'nested outputs': put(['stages', 'net'], lambda old: [old]),
+    'an input of the net': put(['stages', 'batch'], first(3.)), 'no inputs': put(['stages', 'batch'], []),
+    'few inputs': put(['stages', 'batch'], lambda old: old[:5]), 'NaN inputs': put(['stages', 'batch'], first(float('nan'))),
+    'more inputs': put(['stages', 'batch'], lambda old: [*old, 0.]), 'no stage': put(['stages'], {}),
+    'the bytes as opened': put(['stages', 'open'], '0'*64), 'the bytes of the item': put(['stages', 'item'], '0'*64),
+    'no digest': put(['stages', 'item'], None), 'another image': put(['file'], '0.png'),
+}
+
+@pytest.mark.parametrize('what', FORGED)
+@pytest.mark.parametrize('where', [1, -1])
+def test_forged(digits_bundle, tmp_path, what, where):
+    "`verify` fails; and `load` does where it is the golden that it looks at."
+    entries = golden_json(digits_bundle)
+    FORGED[what](entries[where])
+    bad = resealed(digits_bundle, tmp_path/'bad', {'golden/golden.json': json.dumps(entries).encode()})
+    with pytest.raises((fd.ParityError, fd.BundleError)) as e: fd.verify(bad)
+    assert '\n' not in str(e.value)
+    quiet = what in ('a raw output', 'an input of the net', 'few inputs', 'more inputs', '1e38 in the net')  # inside the graph
+    if where == -1 and not quiet:
+        with pytest.raises((fd.ParityError, fd.BundleError)): fd.load(bad)
+
+def test_sound(digits_bundle, tmp_path):
+    "The same way round, nothing forged: what fails above fails for what was forged."
+    same = {'golden/golden.json': json.dumps(golden_json(digits_bundle)).encode()}
+    bundle = resealed(digits_bundle, tmp_path/'same', same)
+    parity = fd.verify(bundle)
+    assert parity.ok and parity.files == ['model.onnx', 'pixels.onnx', 'weights.safetensors'] and not parity.left
+    fd.load(bundle)
+
+@pytest.mark.parametrize('engine', ['model', 'pixels'])
+def test_another_graph(digits_bundle, tmp_path, engine):
+    "Holes in the middle of a graph, where the weights are."
+    data = (digits_bundle/f'{engine}.onnx').read_bytes()
+    holed = data[:len(data)//2] + bytes(4000) + data[len(data)//2+4000:]
+    bad = resealed(digits_bundle, tmp_path/'bad', {f'{engine}.onnx': holed})
+    with pytest.raises((fd.ParityError, fd.BundleError)): fd.verify(bad)
+    with pytest.raises((fd.ParityError, fd.BundleError)): fd.load(bad, engine=engine)
+
+def test_goldens_taken_out(digits_bundle, tmp_path):
+    b = open_bundle(digits_bundle)
+    bare = write_bundle(tmp_path/'bare', b.spec, {n: b.read(n) for n in b.spec.files if 'golden' not in n})
+    with pytest.raises(fd.ParityError, match='no goldens'): fd.verify(bare)
+    shutil.rmtree(bare)
