@@ -192,7 +192,8 @@ def _predict_args(p)->None:
     p.add_argument('--topk', type=int, default=1, metavar='K', help='show the K best classes')
     p.add_argument('--exif', action='store_true', default=None,
                    help='turn images as their EXIF says, whatever the Learner did')
-    p.add_argument('--no-check', action='store_true', help='load a bundle that answers otherwise here than where it was proven')
+    p.add_argument('--no-check', action='store_true',
+                   help='go on with a bundle that answers otherwise here than where it was proven')
     how = p.add_mutually_exclusive_group()
     how.add_argument('--json', action='store_true', help='one JSON object a line, with the keys that fit the task')
     how.add_argument('--csv', action='store_true', help='CSV, with a first line and the columns that fit the task')

@@ -91,7 +91,7 @@ def _png(a:np.ndarray)->bytes:
     return out.getvalue()
 
 # %% ../nbs/23_export.ipynb #drawn
-_drawn = dict(odd=(479, 641), thin=(1207, 9), tall=(1203, 401))  # name -> (height, width)
+_drawn = dict(odd=(359, 481), thin=(1009, 9), tall=(1009, 301))  # name -> (height, width)
 
 def drawn_images(
     mode:str='RGB', # Of the Learner's images
@@ -101,7 +101,7 @@ def drawn_images(
     res = {}
     for i,(name,hw) in enumerate(_drawn.items()):
         y,x = np.mgrid[:(size or hw)[0],:(size or hw)[1]]
-        planes = 7*x + 3*y, 2*x + 5*y, (x//16 + y//16)%2*200 + x%32, x + y
+        planes = 8*x + 4*y, 2*x + 8*y, 16*x + 2*y, x + y
         a = np.stack([(o + 50*i)%256 for o in planes], -1).astype(np.uint8)
         res[f'drawn: {name}'] = Image.fromarray(np.ascontiguousarray(a[..., 0] if mode == 'L' else a[..., :len(mode)]))
     return res

@@ -1,5 +1,5 @@
 "The project's own tools: environments, the sum of a run, Markdown from a notebook."
-import base64, json, subprocess, sys
+import base64, json, re, subprocess, sys
 
 import check
 import docs

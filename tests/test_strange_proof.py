@@ -1,0 +1,205 @@
+"Learners whose proof is special: answers near zero, a single class, much float noise, no images at hand."
+# ruff: noqa: F811 (the fixture `files`)
+from functools import partial
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+fv = pytest.importorskip('fastai.vision.all')
+
+import fastai_deploy as fd
+import torch
+from fastai_deploy.rows import facts
+from fastai_deploy.verifying import valid_items
+from test_strange_inputs import Small, block_learner, reloaded, said, thumbs
+from test_tasks import dataloaders, files, fit, value  # noqa: F401
+from torch import nn
+
+def export(learn, path, **kwargs):
+    "A bundle, without a word."
+    return said(partial(fd.export, progress=False, **kwargs), learn, path)[0]
+
+def same_as_fastai(bundle, learn, items):
+    "`predict(path)` answers what `learn.predict(path)` does."
+    model = fd.load(bundle)
+    for p in items:
+        with learn.no_bar(), learn.no_logging(): want = learn.predict(p)
+        got = model.predict(p)
+        np.testing.assert_allclose(got[2], want[2].numpy(), atol=1e-5*max(1, float(want[2].abs().max())))
+        assert str(got[0]) == str(want[0]) or not isinstance(got[0], str)
+
+# --- answers near zero, a single class
+
+def number(files, y, **kwargs):
+    "A regression, trained a little."
+    dls = dataloaders(files, fv.RegressionBlock, y)
+    torch.manual_seed(0)
+    return fit(fv.vision_learner(dls, 'test_resnet', pretrained=False, lin_ftrs=[16], n_out=1, **kwargs))
+
+@pytest.mark.parametrize('seed', [0, 1, 2])
+def test_regression_near_zero(files, tmp_path, seed):
+    "One image's answer is moved to zero exactly: relative to that one number, any noise is too much."
+    learn = number(files, lambda p: value(p)/9 - .5)
+    near = list(learn.dls.valid_ds.items)[seed]
+    with learn.no_bar(), learn.no_logging(): at = learn.predict(near)[2]
+    shift = nn.Linear(1, 1)
+    with torch.no_grad(): shift.weight.fill_(1), shift.bias.fill_(-float(at))
+    learn.model = nn.Sequential(learn.model, shift)
+    with learn.no_bar(), learn.no_logging(): assert abs(float(learn.predict(near)[2])) < 1e-6
+    bundle = export(learn, tmp_path/'b', goldens=4)
+    assert fd.verify(bundle, learn, progress=False).ok
+
+def test_regression_is_still_measured(files, tmp_path):
+    "A thousandth of the spread is a difference, however small all the numbers are."
+    learn = number(files, lambda p: value(p)/9 - .5)
+    scaled = nn.Linear(1, 1, bias=False)
+    with torch.no_grad(): scaled.weight.fill_(1e-6)
+    learn.model = nn.Sequential(learn.model, scaled)
+    bundle = export(learn, tmp_path/'b', goldens=4)
+    assert fd.verify(bundle, learn, progress=False).ok
+    with torch.no_grad(): scaled.weight.mul_(1.001)
+    with pytest.raises(fd.ParityError) as e: fd.verify(bundle, learn, progress=False)
+    assert e.value.stage == 'net'
+
+def test_one_class(files, tmp_path):
+    dls = dataloaders(files, fv.CategoryBlock, lambda p: 'digit')
+    learn = fv.Learner(dls, Small(n=1), loss_func=fv.CrossEntropyLossFlat())
+    bundle = export(learn, tmp_path/'b', goldens=4)
+    assert fd.verify(bundle, learn, progress=False).ok and fd.load(bundle).vocab == ['digit']
+
+# --- noise
+
+class Rounds(nn.Module):
+    "Loses most of its digits: in float32, a large constant leaves little room beside it."
+    def forward(self, x): return (x + 3e4) - 3e4
+
+def test_noise_is_stated(files, tmp_path):
+    "float32 itself is off by more than 1e-5 here: the bundle says by how much, and is held to that."
+    learn = block_learner(files)
+    learn.model = nn.Sequential(learn.model.body[:4], Rounds(), learn.model.body[4:])
+    bundle = export(learn, tmp_path/'b', goldens=4)
+    model = fd.load(bundle)
+    raw, answer = model.spec.output.noise
+    assert 1e-5 < raw <= 1e-2
+    parity = fd.verify(bundle, learn, progress=False)
+    assert parity.ok and 'stated noise of float32' in parity.table()
+    assert all(1e-4 < s.limit <= 1e-2 for s in parity.stages if s.name == 'net')
+
+def test_usual_noise_changes_nothing(digits_bundle):
+    parity = fd.verify(digits_bundle)
+    assert [s.limit for s in parity.stages] == [0, 0, 1e-5, 1e-4, 1e-5] and 'noise' not in parity.table()
+
+# --- what nobody sees
+
+class SometimesInverted(fv.PILImage):
+    "Opens some files of the user's otherwise; no file that we could draw."
+    @classmethod
+    def create(cls, fn, **kwargs):
+        im = super().create(fn, **kwargs)
+        return cls(ImageOps.invert(im)) if 'nine' in str(fn) else im
+
+def test_goldens_are_opened_by_the_learner(files, tmp_path):
+    learn = block_learner(files, fv.ImageBlock(SometimesInverted))
+    nines = [p for p in valid_items(learn) if 'nine' in str(p)]
+    with pytest.raises(fd.UnsupportedError, match="the Learner's opener gives other pixels"):
+        export(learn, tmp_path/'b', goldens=nines)
+
+def test_decoded_answers_are_compared(files, tmp_path):
+    "Where `learn.predict` tells another value than the raw one, a proof that slipped through capture fails."
+    learn = number(files, lambda p: float(value(p)))
+    bundle = export(learn, tmp_path/'b', goldens=2)
+    plain = learn.predict
+    def doubled(x):
+        told, decoded, raw = plain(x)
+        return fv.TitledTuple(2*o for o in np.atleast_1d(told)), decoded, raw
+    learn.predict = doubled
+    with pytest.raises(fd.ParityError) as e: fd.verify(bundle, learn, items=files[:3], progress=False)
+    assert e.value.stage == 'answer'
+
+def test_random_state(files, tmp_path):
+    "An export draws no random numbers of the user's."
+    learn = block_learner(files)
+    torch.manual_seed(1), np.random.seed(1), fv.random.seed(1)
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist(), fv.random.getstate()
+    export(learn, tmp_path/'b', goldens=2)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (np.random.get_state()[1].tolist(), fv.random.getstate()) == before[1:]
+
+# --- paths that get_x maps, images that are turned
+
+@pytest.fixture(scope='module')
+def with_thumbs(files, tmp_path_factory):
+    "Copies of the files, each with a smaller one below thumbs/."
+    out = []
+    for i, p in enumerate(files):
+        d = tmp_path_factory.getbasetemp()/'photos'/p.parent.name
+        (d/'thumbs').mkdir(parents=True, exist_ok=True)
+        im = Image.open(p)
+        im.save(d/f'{i}.png')
+        im.reduce(2).save(d/'thumbs'/f'{i}.png')
+        out.append(d/f'{i}.png')
+    return out
+
+def test_mapped_paths(with_thumbs, tmp_path):
+    "The spec says which file `predict` takes, and `verify` with the Learner compares just that."
+    learn = block_learner(with_thumbs, get_x=thumbs)
+    bundle, words = said(partial(fd.export, progress=False, goldens=3), learn, tmp_path/'b')
+    model = fd.load(bundle)
+    assert 'get_x' in model.spec.input.path and 'get_x' in words
+    assert fd.verify(bundle, learn, progress=False).ok
+    for p in list(learn.dls.valid_ds.items)[:4]:
+        with learn.no_bar(), learn.no_logging(): want = learn.predict(p)
+        np.testing.assert_allclose(model.predict(thumbs(p)).probs, want[2].numpy(), atol=1e-5)
+    assert any('get_x' in o for _, lines in facts(model.bundle) for o in lines)
+
+class Upright(fv.PILImage):
+    "As a camera meant it."
+    @classmethod
+    def create(cls, fn, **kwargs): return cls(ImageOps.exif_transpose(Image.open(fn)).convert('RGB'))
+
+def test_turned_images(files, tmp_path):
+    learn = block_learner(files, fv.ImageBlock(Upright))
+    bundle = export(learn, tmp_path/'b', goldens=2)
+    model = fd.load(bundle)
+    assert model.spec.input.exif and 'EXIF' in model.spec.pixels
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(files[0]).convert('RGB').resize((60, 33)).save(tmp_path/'turned.jpg', exif=exif)
+    same_as_fastai(bundle, learn, [tmp_path/'turned.jpg', files[1]])
+    with learn.no_bar(), learn.no_logging(): want = learn.predict(tmp_path/'turned.jpg')[2].numpy()
+    assert np.abs(model.predict(tmp_path/'turned.jpg', exif=False).probs - want).max() > 1e-4
+    assert fd.verify(bundle, learn, items=[tmp_path/'turned.jpg', *files[:3]], progress=False).ok
+
+# --- no images
+
+def test_from_a_pickle_without_images(files, tmp_path):
+    "The README's own lines: export, then verify. The drawn images carry the proof."
+    learn = reloaded(block_learner(files), tmp_path)
+    bundle, words = said(partial(fd.export, progress=False), learn, tmp_path/'b')
+    assert 'goldens=[paths]' in words
+    parity = fd.verify(bundle)
+    assert parity.ok and parity.pictures == 3 and all(g.drawn for g in fd.load(bundle).goldens())
+    assert fd.verify(bundle, learn, items=files[:3], progress=False).ok
+
+def test_no_resize(files, tmp_path):
+    "Where no transform resizes, the drawn images have the size that the net takes."
+    small = tmp_path/'small'
+    for i, p in enumerate(files):
+        (small/p.parent.name).mkdir(parents=True, exist_ok=True)
+        Image.open(p).resize((32, 32)).save(small/p.parent.name/f'{i}.png')
+    learn = block_learner(fv.get_image_files(small), item=fv.ToTensor())
+    bundle = export(learn, tmp_path/'b', goldens=2)
+    assert fd.verify(bundle).pictures == 5
+    assert {g.image.size for g in fd.load(bundle).goldens()} == {(32, 32)}
+
+@pytest.mark.parametrize('cls', [fv.PILImage, fv.PILImageBW])
+def test_drawn_images_are_the_same_everywhere(digits_bundle, files, tmp_path, cls):
+    "In every bundle of a mode, byte for byte."
+    from fastai_deploy.exporting import drawn_images
+    want = drawn_images('L' if cls is fv.PILImageBW else 'RGB')
+    learn = fv.Learner(dataloaders(files, fv.CategoryBlock, fv.parent_label, partial(fv.ImageBlock, cls), batch=list),
+                       Small(1 if cls is fv.PILImageBW else 3), loss_func=fv.CrossEntropyLossFlat())
+    for b in [export(learn, tmp_path/'b', goldens=0), *([digits_bundle] if cls is fv.PILImage else [])]:
+        got = {g.name: g.image.tobytes() for g in fd.load(b).goldens() if g.drawn}
+        assert got == {k: im.tobytes() for k, im in want.items()}
