@@ -236,6 +236,6 @@ def largest(
 
 def slack(
     raw:np.ndarray, # A net's raw outputs
-)->float: # 1 for outputs up to 16; in proportion above
+)->float: # 1 for outputs up to 16; in proportion above, to 1000 at most
     "How many times more an answer may differ, for float32 knows large outputs less well"
-    return max(1., largest(raw)/16)
+    return min(max(1., largest(raw)/16), 1000.)

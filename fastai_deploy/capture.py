@@ -213,8 +213,8 @@ def batch_ops(
 # %% ../nbs/21_capture.ipynb #names
 def _names(dl, classes)->list:
     "The names of transform `classes`; each must be in a pipeline of `dl`"
-    classes = [classes] if isinstance(classes, (str, type)) else classes
-    res = [o if isinstance(o, str) else o.__name__ for o in classes]
+    classes = classes if isinstance(classes, (list, tuple, set)) else [classes]
+    res = [o if isinstance(o, str) else getattr(o, '__name__', type(o).__name__) for o in classes]
     have = [type(t).__name__ for p in (dl.after_item, dl.before_batch, dl.after_batch) for t in p.fs]
     if bad := [n for n in res if n not in have]:
         raise UnsupportedError(f'inactive: the Learner has no transform {bad[0]!r}, only {", ".join(have)}')
@@ -355,7 +355,7 @@ def find_path(
 )->str: # For the spec
     "What the path in `predict(path)` is: the image file itself, or what get_x makes of an item"
     tl,steps = learn.dls.valid_ds.tls[0],[]
-    with TemporaryDirectory() as tmp:
+    with TemporaryDirectory(ignore_cleanup_errors=True) as tmp:
         jpg,png = Path(tmp)/'drawn.jpg',Path(tmp)/'drawn.png'
         for p in (jpg, png): Image.new('RGB', (64, 48)).save(p)
         for x in (jpg, png, str(jpg), str(png)):
@@ -385,15 +385,15 @@ def _check_path(steps, res, images:int)->None:
 def sources(
     learn:Learner, # A fastai Learner
     idxs,          # Which of its validation images, by number
-)->list: # Paths, mostly; images where `get_x` maps paths to paths
-    "A Learner's validation images, as `learn.predict` takes them"
+)->list: # Paths, mostly
+    "What a Learner's validation images are opened from"
     tl,res = learn.dls.valid_ds.tls[0],[]
-    *first,open_ = tl.tfms.fs
+    first = tl.tfms.fs[:-1]
     for i in idxs:
         item = tl._get(int(i))
         x = compose_tfms(item, first, split_idx=1)
         if x is not item: _check_path(first, x, len(tl))
-        res.append(open_(x, split_idx=1) if _first_steps(tl, x) else x)
+        res.append(x)
     return res
 
 # %% ../nbs/21_capture.ipynb #as-it-was

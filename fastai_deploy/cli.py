@@ -140,7 +140,7 @@ def _demo(args)->int:
     import fastai_deploy as fd
     demo = fd.demo
     learn = _open_pickle(args.learner) if args.learner else None
-    demo(args.bundle, learn, server_port=args.port, share=args.share)
+    demo(load(args.bundle, check=not args.no_check), learn, server_port=args.port, share=args.share)
     return 0
 
 # %% ../nbs/32_cli.ipynb #app
@@ -175,6 +175,11 @@ def _engine(p, default='model')->None:
     p.add_argument('--engine', choices=['model', 'pixels'], default=default,
                    help=f'run model.onnx after transforms in Pillow, or pixels.onnx (default: {default or "both"})')
 
+def _no_check(p)->None:
+    "The argument --no-check"
+    p.add_argument('--no-check', action='store_true',
+                   help='go on with a bundle that answers otherwise here than where it was proven')
+
 def _verify_args(p)->None:
     "Arguments of fastai-deploy verify"
     p.add_argument('bundle')
@@ -192,8 +197,7 @@ def _predict_args(p)->None:
     p.add_argument('--topk', type=int, default=1, metavar='K', help='show the K best classes')
     p.add_argument('--exif', action='store_true', default=None,
                    help='turn images as their EXIF says, whatever the Learner did')
-    p.add_argument('--no-check', action='store_true',
-                   help='go on with a bundle that answers otherwise here than where it was proven')
+    _no_check(p)
     how = p.add_mutually_exclusive_group()
     how.add_argument('--json', action='store_true', help='one JSON object a line, with the keys that fit the task')
     how.add_argument('--csv', action='store_true', help='CSV, with a first line and the columns that fit the task')
@@ -213,6 +217,7 @@ def _demo_args(p)->None:
     p.add_argument('--learner', metavar='MODEL.pkl', help='show this Learner beside the bundle')
     p.add_argument('--port', type=int, help='port of the page (default: the first free one from 7860)')
     p.add_argument('--share', action='store_true', help="a public link, through gradio's servers")
+    _no_check(p)
 
 # %% ../nbs/32_cli.ipynb #parser-app
 def _app_args(p)->None:
@@ -289,5 +294,6 @@ def main(
     _speak_utf8()
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *args, **kwargs: _say(f'warning: {message}')
+        warnings.simplefilter('always', UserWarning)  # what is said at an export is meant for whoever sits here
         for package in ('torch', 'timm', 'fastai\\.'): warnings.filterwarnings('ignore', module=package)
         return _run(_parse(argv))

@@ -18,12 +18,14 @@ from torch import nn
 from .bundle import check_place, vocab_text, write_bundle
 from .capture import Captured, capture
 from .graph import export_onnx
+from .heads import one_line
 from .images import open_image
 from .parity import Parity, golden_entry
 from .pixels import no_pixels, pixels_model
 from .rebuild import rebuild
 from .runtime import load
-from .spec import UnsupportedError
+from .spec import FastaiDeployError, UnsupportedError
+from .transforms import apply_item
 from .unet import rebuild_unet
 from .verifying import LearnerTracer, hold, untouched, valid_items
 
@@ -45,8 +47,8 @@ def _shape(x)->tuple:
     if isinstance(x, (str, Path)):
         try:
             with Image.open(x) as im: return *im.size,im.mode
-        except OSError: return 1,1,'?'  # whoever opens it says what is wrong
-    im = x if isinstance(x, Image.Image) else Image.fromarray(np.asarray(open_image(x)))
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError): return 1,1,'?'  # to be said on opening
+    im = x if isinstance(x, Image.Image) else open_image(x)
     return *im.size,im.mode
 
 def telling_items(
@@ -54,13 +56,14 @@ def telling_items(
     n:int,      # How many
 )->list: # `n` of them, or all if there are fewer
     "The tallest, widest, smallest and largest image, one of another mode, and others evenly spread"
+    if n < 0: raise FastaiDeployError(f'a number of images cannot be {n}')
     spread = [items[i] for i in np.linspace(0, len(items)-1, min(n, len(items))).astype(int)]
-    if n < 1 or len(items) <= n: return spread
+    if not n or len(items) <= n: return spread
     shapes = [_shape(x) for x in items]
     modes = [m for _,_,m in shapes]
-    by = dict(tall=lambda s: s[1]/s[0], wide=lambda s: s[0]/s[1], small=lambda s: -s[0]*s[1], large=lambda s: s[0]*s[1],
-              mode=lambda s: -modes.count(s[2]))
-    first = [items[max(range(len(items)), key=lambda i: f(shapes[i]))] for f in by.values()]
+    ways = (lambda w, h, m: h/w, lambda w, h, m: w/h, lambda w, h, m: -w*h, lambda w, h, m: w*h,
+            lambda w, h, m: -modes.count(m))  # tall, wide, small, large, of a rare mode
+    first = [items[max(range(len(items)), key=lambda i: f(*shapes[i]))] for f in ways]
     res = []
     for x in (*first, *spread):
         if not any(x is o for o in res): res.append(x)
@@ -69,18 +72,23 @@ def telling_items(
 # %% ../nbs/23_export.ipynb #golden-images
 def golden_images(
     tracer:LearnerTracer, # Of the Learner
-    items:list,    # What images are opened from
-    side:int=1024, # Larger ones are made smaller
+    items:list, # What images are opened from
 )->list: # Images of the Learner's class
-    "Images that travel in a bundle, opened as the Learner opens them"
+    "Images, opened as the Learner opens them"
     inp,res = tracer.spec.input,[]
     for x in items:
         im,ours = tracer.opened(x),open_image(x, inp.mode, exif=inp.exif, max_pixels=None)
         if im.size != ours.size or np.asarray(im).tobytes() != np.asarray(ours).tobytes():
             raise UnsupportedError(f"{x}: the Learner's opener gives other pixels than a bundle's: open images with "
                                    f'{tracer.cls.__name__}.create as fastai has it; the rest is an item transform')
-        im.thumbnail((side, side))
         res.append(im)
+    return res
+
+def _smaller(im, side:int=1024):
+    "Image `im`, or a copy with its longer side at `side`"
+    if max(im.size) <= side: return im
+    res = im.copy()
+    res.thumbnail((side, side))
     return res
 
 # %% ../nbs/23_export.ipynb #png
@@ -122,19 +130,23 @@ def golden_files(
     return files
 
 # %% ../nbs/23_export.ipynb #traced
+def _resizes(spec)->bool: return any('size' in o or 'max_size' in o for o in spec.item)
+
 def traced_goldens(
     tracer:LearnerTracer, # Of the Learner
     images:list,          # From its validation set, or the user's own
 )->list: # (image, `Trace`) of these, then of the drawn ones that the Learner takes
     "What fastai makes of the images that travel in a bundle"
-    res,inp = [(im, tracer(im, f'golden {i}')) for i,im in enumerate(images)],tracer.spec.input
-    fixed = inp.size if not any('size' in o or 'max_size' in o for o in tracer.spec.item) else None
-    for name,im in drawn_images(inp.mode, fixed).items():
-        try: res.append((im, tracer(im, name)))
-        except Exception as e: # whatever a Learner may raise
-            if not images and not res and name == 'drawn: tall':
-                raise UnsupportedError(f'learn.predict fails on drawn images ({e!r}), and there are no others: pass '
-                                       'some that it takes, goldens=[paths]') from e
+    res,inp,failed = [(im, tracer(im, f'golden {i}')) for i,im in enumerate(images)],tracer.spec.input,{}
+    for name,im in drawn_images(inp.mode, None if _resizes(tracer.spec) else inp.size).items():
+        try:
+            apply_item(tracer.spec.item, im)  # and what is far too large a step for us
+            res.append((im, tracer(im, name)))
+        except Exception as e: failed[name] = e # whatever a Learner may raise
+    if failed and not res:
+        raise UnsupportedError(f'learn.predict fails on drawn images ({one_line([*failed.values()][0])}), and there '
+                               'are no others: pass some that it takes, goldens=[paths]')
+    if failed: warnings.warn(f"the Learner does not take {', '.join(failed)}: left out of the proof", stacklevel=3)
     return res
 
 # %% ../nbs/23_export.ipynb #versions
@@ -193,12 +205,11 @@ def _golden_items(learn, goldens)->list:
     "What the goldens are opened from"
     if isinstance(goldens, (str, Path)): return [goldens]
     if not isinstance(goldens, int): return list(goldens)
-    if goldens and not len(learn.dls.valid_ds):
+    if goldens > 0 and not len(learn.dls.valid_ds):
         warnings.warn('this Learner has no images (load_learner drops them), so the proof rests on drawn ones: pass '
                       'some of your own, goldens=[paths]', stacklevel=3)
         return []
-    items = valid_items(learn, max(goldens, 1000) if goldens > 0 else goldens)
-    return telling_items(items, goldens)
+    return telling_items(valid_items(learn, max(goldens, 1000) if goldens > 0 else goldens), goldens)
 
 # %% ../nbs/23_export.ipynb #export
 def export(
@@ -222,6 +233,7 @@ def export(
         c = capture(learn, size, dynamic_hw, tta, inactive)
         tracer = LearnerTracer(learn, c.spec)
         images = golden_images(tracer, _golden_items(learn, goldens))
+        small = [_smaller(im) if _resizes(c.spec) else im for im in images]
         say('rebuilding the net without fastai')
         net,weights = rebuilt_net(c)
         say(f"exporting {c.spec.net.get('arch', 'the net')} to ONNX")
@@ -229,10 +241,11 @@ def export(
         if graph := pixels_file(c, files['model.onnx'], pixels): files['pixels.onnx'] = graph
         if c.vocab: files['vocab.txt'] = vocab_text(c.vocab).encode('utf-8')
         if weights: files['weights.safetensors'] = weights
-        traced = traced_goldens(tracer, images)
+        traced = traced_goldens(tracer, small)
+        large = [(im, tracer(im, f'image {i}')) for i,(im,s) in enumerate(zip(images, small)) if s is not im]
         say(f'comparing with learn.predict on {len(images)} of your images and {len(traced)-len(images)} drawn ones')
         files.update(golden_files([im for im,_ in traced], [t for _,t in traced]))
-        files['parity.json'] = prove(c, files, traced).to_json().encode('utf-8')
+        files['parity.json'] = prove(c, files, traced + large).to_json().encode('utf-8')
     write_bundle(path, c.spec, files, overwrite)
     say(f'{path}: {len(files)+1} files, {sum(map(len, files.values()))/1e6:.1f} MB')
     return path

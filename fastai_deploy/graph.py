@@ -286,6 +286,9 @@ def _runs(m, xs):
             what = tuple(res.shape) if isinstance(res, torch.Tensor) else type(res).__name__
             raise UnsupportedError(f'the net gives {what} for {len(x)} pictures: only nets that give [N, outputs] or '
                                    '[N, channels, height, width] can be exported')
+        if not torch.isfinite(res).all():
+            raise UnsupportedError('the net answers NaN or infinity for noise, or for a black or white image: add a '
+                                   'small number where it divides')
 
 # %% ../nbs/17_graph.ipynb #alone
 def _alone(m, args):

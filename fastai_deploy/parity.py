@@ -49,6 +49,11 @@ class Trace:
     name:str = ''          # how the picture is called in a report
     undecided:np.ndarray = None # bool, the shape of `decided`: where it is too close to call
 
+    @property
+    def drawn(self)->bool:
+        "Whether the image was drawn, and shows nothing"
+        return self.name.startswith('drawn')
+
 # %% ../nbs/08_parity.ipynb #measures
 def fingerprint(
     a:np.ndarray, # Any array
@@ -67,13 +72,17 @@ def byte_diff(
     return float((a != b).sum()) if a.shape == b.shape else float(max(a.size, b.size))
 
 # %% ../nbs/08_parity.ipynb #measures-floats
+def _apart(a:np.ndarray, b:np.ndarray)->np.ndarray:
+    "Absolute differences; infinite if a shape differs or a value is not finite"
+    if a.shape != b.shape or not (np.isfinite(a).all() and np.isfinite(b).all()): return np.array(np.inf)
+    return np.abs(a.astype(np.float64) - b)
+
 def float_diff(
     a:np.ndarray, # Floats, any shape
     b:np.ndarray, # As many
 )->float:
     "Largest absolute difference; infinite if a shape differs or a value is not finite"
-    if a.shape != b.shape or not (np.isfinite(a).all() and np.isfinite(b).all()): return np.inf
-    return float(np.abs(a.astype(np.float64) - b).max(initial=0))
+    return float(_apart(a, b).max(initial=0))
 
 # %% ../nbs/08_parity.ipynb #sample
 def sample(
@@ -84,6 +93,8 @@ def sample(
     return a.ravel()[np.linspace(0, a.size-1, min(n, a.size)).astype(int)].astype(np.float32)
 
 # %% ../nbs/08_parity.ipynb #compare-code
+_parts = dict(net='net', answer='numbers')  # stage -> what of a `Trace`
+
 def _like(ours:np.ndarray, theirs:np.ndarray)->np.ndarray:
     "`ours`, or the sample of it that `theirs` is"
     return sample(ours) if theirs.ndim == 1 < ours.ndim else ours
@@ -93,18 +104,18 @@ def compare(
     theirs:Trace, # From fastai, or a golden
 )->dict: # stage -> how much they differ: bytes, or the largest absolute difference
     "How much two traces of one image differ at each stage"
-    floats = dict(batch='batch', net='net', answer='numbers')
     return dict(open=byte_diff(ours.open, theirs.open), item=byte_diff(ours.item, theirs.item),
                 **{s: float_diff(_like(getattr(ours, k), getattr(theirs, k)), getattr(theirs, k))
-                   for s,k in floats.items()})
+                   for s,k in dict(batch='batch', **_parts).items()})
 
 # %% ../nbs/08_parity.ipynb #scale
 def scale(
-    low:float,  # Smallest value over all images
-    high:float, # Largest
-)->float:
+    low:np.ndarray,  # Smallest value over all images: a number, or [outputs]
+    high:np.ndarray, # Largest
+)->np.ndarray: # The same shape
     "What a difference between values from `low` to `high` is measured against"
-    return max(high-low, largest(np.array([low, high]))/100, 1e-30)
+    res = np.maximum(high-low, np.maximum(np.abs(low), np.abs(high))/100)
+    return np.maximum(res, max(largest(res)/1000, 1e-30))
 
 # %% ../nbs/08_parity.ipynb #stage
 @dataclass
@@ -121,9 +132,16 @@ class Stage:
         "Whether the worst difference is allowed"
         return self.worst <= self.limit
 
-    def add(self, value:float, item:str)->None:
-        "Take another image in"
-        if not value <= self.worst: self.worst,self.worst_item = (np.inf if np.isnan(value) else value),item
+    def add(self,
+        value:float,  # How much an image differs
+        item:str,     # The image
+        limit:float,  # What this image may differ by
+    )->None:
+        "Take another image in; the worst one comes closest to its limit, or passes it furthest"
+        used = lambda v, most: v/most if most else np.inf if v else 0.
+        if np.isnan(value): value = np.inf
+        if used(value, limit) > used(self.worst, self.limit):
+            self.worst,self.worst_item,self.limit = value,item,limit
 
 # %% ../nbs/08_parity.ipynb #disagreement
 def _disagreement(ours:Trace, theirs:Trace)->tuple|None:
@@ -153,31 +171,47 @@ class Parity:
 
     def __post_init__(self):
         if self.stages is None: self.stages = [Stage(n, *o) for n,o in stages_for(self.task, self.noise).items()]
-        self.spans,self.far = {},{}  # stage → lowest and highest value; → largest difference, and its image
+        self.spans,self.far = {},{}  # stage → lowest and highest values; → largest differences, and their images
+
+    def _by_unit(self, v:np.ndarray)->np.ndarray:
+        "Outputs in rows, those of one unit in one: logits have the same, the numbers of a regression each its own"
+        return v.reshape(-1, 1) if self.task in ('regression', 'points') else v.reshape(1, -1)
 
     def widen(self,
-        net:np.ndarray,     # Raw outputs for an image, or a sample of them
-        numbers:np.ndarray, # The numbers of its answer
+        theirs:Trace, # From fastai, or a golden
     )->None:
         "Let the values of another image say how far they spread"
-        for s,v in dict(net=net, answer=numbers).items():
-            if v.size and np.isfinite(v).all():
-                low,high = self.spans.get(s, (np.inf, -np.inf))
-                self.spans[s] = min(low, float(v.min())),max(high, float(v.max()))
+        for s,k in _parts.items():
+            v = self._by_unit(getattr(theirs, k)).astype(float)
+            if not v.size or not np.isfinite(v).all(): continue
+            low,high = self.spans.get(s, (v.min(1), v.max(1)))
+            if len(low) == len(v): self.spans[s] = np.minimum(low, v.min(1)),np.maximum(high, v.max(1))
+
+    def _add_relative(self, s:Stage, ours:Trace, theirs:Trace)->None:
+        "Take another image in at a stage whose measure is how far the values spread"
+        b = getattr(theirs, _parts[s.name])
+        d = self._by_unit(_apart(_like(getattr(ours, _parts[s.name]), b), b)).max(1, initial=0)
+        unit = scale(*self.spans.get(s.name, (np.zeros(1), np.zeros(1))))
+        if theirs.drawn: d = d/max(1., largest(b)/unit.max())  # far from any photo, a net may say large numbers
+        far,names = self.far.get(s.name, (np.zeros(len(unit)), np.full(len(unit), '')))
+        if len(d) != len(far): d = np.full(len(far), np.inf)
+        new = ~(d <= far)
+        self.far[s.name] = far,names = np.where(new, d, far),np.where(new, theirs.name, names)
+        worst = (far/unit).argmax()
+        s.worst,s.worst_item = float(far[worst]/unit[worst]),str(names[worst])
 
     def add(self,
         ours:Trace,   # From the bundle
         theirs:Trace, # From fastai, or a golden
     )->None:
         "Take another image in"
-        self.widen(theirs.net, theirs.numbers)
-        diffs = compare(ours, theirs)
-        if self.task in class_tasks: diffs['answer'] /= slack(theirs.net)
+        if not theirs.drawn or not self.spans: self.widen(theirs)  # drawn images say nothing about photos
+        diffs,usual = compare(ours, theirs),stages_for(self.task, self.noise)
         for s in self.stages:
-            if not s.measure.startswith('relative'): s.add(diffs[s.name], theirs.name); continue
-            if not diffs[s.name] <= self.far.get(s.name, (0., ''))[0]: self.far[s.name] = diffs[s.name],theirs.name
-            worst,s.worst_item = self.far.get(s.name, (0., ''))
-            s.worst = worst/scale(*self.spans.get(s.name, (0., 0.)))
+            measure,limit = usual[s.name]
+            if measure == stages['net'][0]: self._add_relative(s, ours, theirs); continue
+            if s.name == 'answer': limit = min(limit*slack(theirs.net), max(limit, 1e-2))
+            s.add(diffs[s.name], theirs.name, limit)
         self.pictures += 1
         if (what := _disagreement(ours, theirs)) is None: self.labels_equal += 1
         else: (self.ties if what[1] else self.disagreements).append(f'{theirs.name}: {what[0]}')
@@ -225,8 +259,9 @@ def to_json(
 
 def _stored_stage(s:dict, known:dict)->Stage:
     "A stage of a `parity.json`; what may differ is for us to say, not for the file"
-    worst = np.inf if s['worst'] is None else float(s['worst'])
-    return Stage(s['name'], *known[s['name']], worst if worst >= 0 else np.inf, str(s['worst_item']))
+    worst,(measure,limit) = np.inf if s['worst'] is None else float(s['worst']),known[s['name']]
+    if measure == stages['answer'][0]: limit = min(max(limit, float(s['limit'])), max(limit, 1e-2))  # with its slack
+    return Stage(s['name'], measure, limit, worst if worst >= 0 else np.inf, str(s['worst_item']))
 
 def from_json(
     text:str|bytes, # What `to_json` made
@@ -301,7 +336,7 @@ class Golden:
     @property
     def drawn(self)->bool:
         "Whether it was drawn, and shows nothing"
-        return self.name.startswith('drawn')
+        return self.trace.drawn
 
     @property
     def label(self)->str:

@@ -109,7 +109,7 @@ def _validate_object(x:dict, s:dict, where:str)->None:
     "Hold the keys and values of `x` against schema `s`"
     props,more = s.get('properties', {}),s.get('additionalProperties', True)
     if missing := [k for k in s.get('required', []) if k not in x]:
-        raise BundleError(f"{where}: {', '.join(missing)} missing")
+        raise BundleError(f"{where}: {', '.join(missing)} missing: export the bundle again")
     for k,v in x.items():
         if fault := _leaf_fault(k, s.get('propertyNames', {})): raise BundleError(f'{where}: a name {fault}')
         if k in props: validate(v, props[k], f'{where}: {k}')
@@ -149,6 +149,8 @@ class Output:
     noise:list=None        # of float32, in raw outputs and answer, where it is large: the proof allows for it
 
 # %% ../nbs/00_spec.ipynb #spec-class
+def _no_constant(name): raise ValueError(f'{name} is no JSON number')
+
 @dataclass
 class Spec:
     "All that `bundle.json` says"
@@ -166,7 +168,7 @@ class Spec:
     @classmethod
     def from_json(cls, text:str|bytes)->'Spec':
         "Read and check the text of a `bundle.json`"
-        try: d = json.loads(text)
+        try: d = json.loads(text, parse_constant=_no_constant)
         except ValueError as e: raise BundleError(f'bundle.json is not JSON: {e}') from e
         if isinstance(d, dict) and d.get('format') != cls.format:
             raise BundleError(f"bundle.json: format {d.get('format')!r} is not {cls.format!r}: "

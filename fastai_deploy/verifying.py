@@ -18,7 +18,7 @@ from .answers import decode_answer, label, numbers
 from .bundle import open_bundle, update_bundle
 from .images import open_image
 from .parity import Parity, Trace
-from .runtime import Model, Tracer, doubt, load, parity_of, show_progress
+from .runtime import Model, Tracer, doubt, held, load, show_progress
 from .spec import FastaiDeployError, Input, MissingExtraError, ParityError, need
 
 # %% ../nbs/22_verify.ipynb #watch
@@ -47,7 +47,8 @@ def untouched(
     record = {k:copy(kept[k]) for k in ('losses', 'lrs', 'iters', 'values') if k in kept}
     states = random.getstate(),np.random.get_state()
     try:
-        with torch.random.fork_rng(), torch.backends.cudnn.flags(allow_tf32=False): yield
+        gpus = range(torch.cuda.device_count())
+        with torch.random.fork_rng(gpus), torch.backends.cudnn.flags(enabled=True, allow_tf32=False): yield
     finally:
         for m,mode in modes: m.training = mode
         kept.update(record)
@@ -96,8 +97,9 @@ class LearnerTracer:
     ): # An image of the Learner's class
         "Image `x` as the Learner itself opens a file; what is in memory, as the bundle does"
         inp = self.spec.input
+        ours = open_image(x, inp.mode, exif=inp.exif, max_pixels=None)  # says what is wrong, if it is no image
         if isinstance(x, (str, Path)): return self.learn.dls.valid_ds.tls[0].tfms.fs[-1](x, split_idx=1)
-        return self.cls(open_image(x, self.cls._open_args['mode'], exif=inp.exif, max_pixels=None))
+        return self.cls(ours)
 
     def __call__(self,
         x,            # A path, or what `learn.predict` takes
@@ -156,22 +158,21 @@ class WeightsTracer:
         return Trace(np.asarray(img), item, batch, net, numbers(a), label(a), a.decided, name, doubt(m, a, net))
 
 # %% ../nbs/22_verify.ipynb #tracers
-def _others(model:Model)->tuple:
-    "(tracers of the other files that answer, {file: why it is not run})"
-    res,left,b = [],{},model.bundle
-    if 'pixels.onnx' in b: res.append(Tracer(Model(b, model.session.get_providers(), engine='pixels')))
-    if WeightsTracer.file in b:
-        try: res.append(WeightsTracer(model))
-        except MissingExtraError as e: left[WeightsTracer.file] = str(e)
-    return res,left
-
 def _goldens(model:Model)->list: return [(g.image, g.trace) for g in model.goldens()]
 
-def _compared(model:Model, tracer, traces, against:str)->Parity:
-    "The comparison of one file with somebody's traces, which passed"
-    res = parity_of(model, against, tracer.file)
-    for x,theirs in traces: res.add(tracer(x, theirs.name), theirs)
-    return res.check()
+def _others(model:Model, left:dict):
+    "Tracers of the other files that answer, one at a time; `left` gets those that are not run here, and why"
+    if 'pixels.onnx' in model.bundle:
+        yield Tracer(Model(model.bundle, model.session.get_providers(), engine='pixels'))
+    if WeightsTracer.file in model.bundle:
+        try: tracer = WeightsTracer(model)
+        except MissingExtraError as e: left[WeightsTracer.file] = str(e)
+        except FastaiDeployError: raise
+        except Exception as e: # whatever timm, torchvision or safetensors may raise
+            why = ' '.join(str(e).split())
+            raise ParityError(f'{model.path}: no net can be built here from {WeightsTracer.file} ({why}); '
+                              "engine='model' proves model.onnx alone") from e
+        else: yield tracer
 
 def hold(
     model:Model,   # A loaded bundle
@@ -180,10 +181,9 @@ def hold(
     engine:str=None, # Only this engine's file; by default every file that answers
 )->Parity: # Of the model's own engine, with the names of all files that passed
     "Hold a bundle against somebody's traces, or raise a `ParityError` that names the stage"
-    parity = _compared(model, Tracer(model), traces, against)
+    parity = held(Tracer(model), traces, against).check()
     if engine or model.engine != 'model' or not (goldens := _goldens(model)): return parity
-    others,parity.left = _others(model)
-    for t in others: parity.files += _compared(model, t, goldens, 'the goldens in the bundle').files
+    for t in _others(model, parity.left): parity.files += held(t, goldens, 'the goldens in the bundle').check().files
     return parity
 
 # %% ../nbs/22_verify.ipynb #progress

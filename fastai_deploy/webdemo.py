@@ -146,7 +146,7 @@ def _proof(model:Model)->str:
 # %% ../nbs/33_demo.ipynb #examples
 def _examples(gr, model:Model, image)->None:
     "The goldens from the validation set, to click on"
-    names = [f'golden/{file}' for file,t in golden_traces(model.bundle) if not t.name.startswith('drawn')]
+    names = [f'golden/{file}' for file,t in golden_traces(model.bundle) if not t.drawn]
     if not names: return
     with tempfile.TemporaryDirectory() as tmp:  # gradio copies them into its cache
         files = [Path(tmp)/Path(n).name for n in names]

@@ -50,14 +50,23 @@ def test_refusals(args, code, said, tmp_path):
     assert r.returncode == code and said in r.stderr.splitlines()[-1] and 'Traceback' not in r.stderr and not r.stdout
 
 def test_no_torch(digits_bundle, photos):
-    "predict, info and verify with goldens never import torch or fastai."
+    "predict and info never import torch or fastai."
     code = ('import sys; from fastai_deploy.cli import main\n'
             'code, loaded = main(), {o.split(".")[0] for o in sys.modules}\n'
             'heavy = {"torch", "fastai", "timm", "gradio", "onnx"} & loaded\n'
             'sys.exit(code or f"imported: {heavy}" if heavy else code)')
-    for args in (['predict', digits_bundle, photos], ['info', digits_bundle], ['verify', digits_bundle]):
+    for args in (['predict', digits_bundle, photos], ['info', digits_bundle]):
         r = cli(*args, code=code)
         assert (r.returncode, r.stderr) == (0, ''), r.stderr
+
+def test_verify_without_torch(digits_bundle):
+    "Where there is none, the proof says which file it did not run; where there is, all are run."
+    code = ('import sys; from fastai_deploy.cli import main\n'
+            'sys.modules.update(dict.fromkeys(["torch", "safetensors", "timm", "fastai"]))\nsys.exit(main())')
+    r = cli('verify', digits_bundle, code=code)
+    assert (r.returncode, r.stderr) == (0, '') and 'proven: model.onnx, pixels.onnx\n' in r.stdout, r.stdout
+    assert "not run: weights.safetensors: safetensors is not installed: pip install 'fastai_deploy[export]'" in r.stdout
+    assert 'proven: model.onnx, pixels.onnx, weights.safetensors' in cli('verify', digits_bundle).stdout
 
 @pytest.mark.may_skip
 @pytest.mark.skipif(os.name == 'nt', reason='pipes end otherwise on Windows')
@@ -71,7 +80,7 @@ def test_reader_that_leaves(digits_bundle, photos):
 def test_export_from_a_pickle(sample, photos, tmp_path):
     "A pickle in, a proven bundle out; then the Learner and the bundle compared."
     out = tmp_path/'out'
-    r = cli('export', sample/'digits.pkl', '-o', out, '--pictures', photos)
+    r = cli('export', sample/'digits.pkl', '-o', out, '--images', photos)
     assert r.returncode == 0 and 'is a pickle' in r.stderr and 'Traceback' not in r.stderr, r.stderr
     assert cli('verify', out).returncode == 0
     r = cli('verify', out, '--learner', sample/'digits.pkl', photos)
