@@ -9,6 +9,7 @@ __all__ = ['make_session', 'tap', 'Model', 'prepare', 'run', 'predict', 'doubt',
 # %% ../nbs/09_runtime.ipynb #imports
 import os, sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -19,8 +20,8 @@ from .answers import decode_answer, label, numbers, slack, undecided
 from .bundle import Bundle, open_bundle, vocab_text
 from .decode import Prediction
 from .images import open_image
-from .parity import Parity, Trace, golden_traces, open_golden, read_goldens, stages_for
-from .spec import BundleError, FastaiDeployError, ImageError, ParityError
+from .parity import Golden, Parity, Trace, golden_traces, open_golden, read_goldens, stages_for
+from .spec import BundleError, FastaiDeployError, ImageError, ParityError, class_tasks
 from .transforms import apply_item, check_item, to_array
 
 # %% ../nbs/09_runtime.ipynb #session
@@ -268,19 +269,31 @@ def _versions(made_by:dict)->str:
     said = [f'{k} {made_by.get(k, "?")} there and {v} here' for k,v in here.items() if made_by.get(k) != v]
     return ', '.join(said) or 'the versions are those of the export'
 
+def _telling(spec, traces:list)->tuple:
+    "The golden whose answer would move first: none of its probabilities is sure; where there are none, the last one"
+    if spec.task not in class_tasks: return traces[-1]
+    p = np.exp if spec.output.activation == 'log_softmax' else np.asarray
+    return min(traces, key=lambda o: np.abs(p(o[1].numbers)-.5).min())
+
+def _first_stages(model:Model, g:Golden)->tuple:
+    "(what the graph takes, our `Trace`) of a golden; what only the graph can say is still as it was told"
+    img = _opened(model, g.image)
+    item = model.prepare(img, exif=False)
+    seen = g.trace.item if model.engine == 'pixels' else item  # there it stays inside
+    return item,replace(g.trace, open=np.asarray(img), item=seen)
+
 def prove_one(
     model:Model, # Just made: this is its first call
 )->None:
     "Send one golden through item ops and graph, or raise a `ParityError` that names stage and versions"
     if not (traces := golden_traces(model.bundle)): model.warm(); return
-    g = open_golden(model.bundle, *traces[-1])
-    img = _opened(model, g.image)
-    item = model.prepare(img, exif=False)
-    answer = decode_answer(model.spec, model.warm(item[None])[0], model.vocab, img.size[::-1])
-    parity,theirs = parity_of(model, 'a golden'),g.trace
-    if model.engine == 'pixels': item = theirs.item  # it stays inside, and so do the next two
-    parity.add(Trace(np.asarray(img), item, theirs.batch, theirs.net, numbers(answer), label(answer), answer.decided,
-                     undecided=doubt(model, answer, theirs.net)), theirs)
+    g,last = (open_golden(model.bundle, *o) for o in (_telling(model.spec, traces), traces[-1]))
+    item,ours = _first_stages(model, g)
+    answer = decode_answer(model.spec, model.warm(item[None])[0], model.vocab, g.image.size[::-1])
+    parity = parity_of(model, 'a golden')
+    parity.add(replace(ours, numbers=numbers(answer), label=label(answer), decided=answer.decided,
+                       undecided=doubt(model, answer, g.trace.net)), g.trace)
+    parity.add(_first_stages(model, last)[1], last.trace)
     try: parity.check()
     except ParityError as e:
         e.args = (f'{model.path} answers otherwise here than where it was proven: {e} {_versions(model.spec.made_by)}; '

@@ -76,3 +76,20 @@ def test_goldens_taken_out(digits_bundle, tmp_path):
     bare = write_bundle(tmp_path/'bare', b.spec, {n: b.read(n) for n in b.spec.files if 'golden' not in n})
     with pytest.raises(fd.ParityError, match='no goldens'): fd.verify(bare)
     shutil.rmtree(bare)
+
+def test_a_zeroed_tensor(digits_bundle, tmp_path):
+    "The weights answer, too, for whoever builds the net again."
+    st = pytest.importorskip('safetensors.torch')
+    weights = st.load((digits_bundle/'weights.safetensors').read_bytes())
+    weights[next(k for k in weights if k.endswith('conv1.weight'))].zero_()
+    bad = resealed(digits_bundle, tmp_path/'bad', {'weights.safetensors': st.save(weights)})
+    with pytest.raises(fd.ParityError, match="stage 'net'"): fd.verify(bad)
+
+def test_another_vocab(digits_bundle, tmp_path):
+    "Two classes that no golden names: pixels.onnx says otherwise."
+    vocab = (digits_bundle/'vocab.txt').read_text(encoding='utf-8').splitlines()
+    named = {g.label for g in fd.load(digits_bundle).goldens()}
+    i, j = [i for i, o in enumerate(vocab) if o not in named][:2]
+    vocab[i], vocab[j] = vocab[j], vocab[i]
+    bad = resealed(digits_bundle, tmp_path/'bad', {'vocab.txt': ''.join(f'{o}\n' for o in vocab).encode()})
+    with pytest.raises(fd.BundleError, match='pixels.onnx says something else about vocab'): fd.verify(bad)

@@ -1,7 +1,7 @@
 """Bundles made under two versions of Pillow give fastai's bytes and answers under all: a sample of `make matrix`.
 
 Each side that trains is made once for all test processes; a version of a package is downloaded once, into .matrix/."""
-import json, re, shutil
+import json, os, re, shutil, subprocess
 from collections import Counter
 
 import env as tools_env
@@ -149,3 +149,28 @@ def test_make_target(): assert 'matrix:' in (ROOT/'Makefile').read_text(encoding
 
 def test_versions_of_a_python():
     assert matrix.for_python('pillow', 10)[-1] == '12.3.0' and matrix.for_python('pillow', 14)[-1] == '13.0.0'
+
+MODES = '''
+import hashlib; from itertools import product
+import numpy as np; from PIL import Image
+from fastai_deploy.transforms import ORDERS, RESAMPLES, resize
+rng, h = np.random.default_rng(0), hashlib.sha256()
+for order, name, colours in product(ORDERS, RESAMPLES, [(), (3,), (4,)]):
+    for hw in ((97, 31), (31, 97), (430, 4), (64, 60)):
+        im = Image.fromarray(rng.integers(0, 256, hw+colours, dtype=np.uint8))
+        for size in ((20, 17), (90, 40), (31, 31)):
+            h.update(resize(im, size, 'squish', resample=name, order=order).tobytes())
+print(h.hexdigest())
+'''
+
+def test_modes_and_orders():
+    "Grey, colour and transparency, by every filter, in every order: the same bytes under every Pillow."
+    said = {}
+    for v in PILLOWS:
+        folder = matrix.installed('pillow', v)
+        if folder is None: pytest.skip(f'Pillow {v} cannot be downloaded')
+        env = dict(os.environ, PYTHONPATH=os.pathsep.join(map(str, [folder, ROOT])))
+        r = subprocess.run([run_python(), '-c', MODES], env=env, capture_output=True, text=True, timeout=300)
+        assert r.returncode == 0, r.stderr
+        said[v] = r.stdout
+    assert len(set(said.values())) == 1, said

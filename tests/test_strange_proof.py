@@ -37,11 +37,11 @@ def number(files, y, **kwargs):
     torch.manual_seed(0)
     return fit(fv.vision_learner(dls, 'test_resnet', pretrained=False, lin_ftrs=[16], n_out=1, **kwargs))
 
-@pytest.mark.parametrize('seed', [0, 1, 2])
-def test_regression_near_zero(files, tmp_path, seed):
+@pytest.mark.parametrize('which', [0, 1, 2])
+def test_regression_near_zero(files, tmp_path, which):
     "One image's answer is moved to zero exactly: relative to that one number, any noise is too much."
     learn = number(files, lambda p: value(p)/9 - .5)
-    near = list(learn.dls.valid_ds.items)[seed]
+    near = list(learn.dls.valid_ds.items)[which]
     with learn.no_bar(), learn.no_logging(): at = learn.predict(near)[2]
     shift = nn.Linear(1, 1)
     with torch.no_grad(): shift.weight.fill_(1), shift.bias.fill_(-float(at))
@@ -86,9 +86,42 @@ def test_noise_is_stated(files, tmp_path):
     assert parity.ok and 'stated noise of float32' in parity.table()
     assert all(1e-4 < s.limit <= 1e-2 for s in parity.stages if s.name == 'net')
 
+def test_amplified_logits(files, tmp_path):
+    "Logits of thousands: float32 knows them to a thousandth, and so may the probabilities differ."
+    learn = fit(block_learner(files))
+    with torch.no_grad(): learn.model.body[-1].weight.mul_(3e3)
+    bundle = export(learn, tmp_path/'b', goldens=4)
+    parity = fd.verify(bundle, learn, progress=False)
+    assert parity.ok and parity.stages[-1].limit <= 1e-2
+    fd.load(bundle)
+
+def test_two_units(files, tmp_path):
+    "Metres and a share: a wrong share is nothing beside metres, and is found."
+    dls = dataloaders(files, fv.RegressionBlock(n_out=2), lambda p: [value(p)*3e3, value(p)/9])
+    torch.manual_seed(0)
+    learn = fit(fv.Learner(dls, Small(n=2), loss_func=fv.MSELossFlat()))
+    with torch.no_grad(): learn.model.body[-1].weight[0].mul_(1e4)
+    bundle = export(learn, tmp_path/'b', goldens=4)
+    assert fd.verify(bundle, learn, progress=False).ok
+    with torch.no_grad(): learn.model.body[-1].weight[1].mul_(-3)
+    with pytest.raises(fd.ParityError): fd.verify(bundle, learn, progress=False)
+
 def test_usual_noise_changes_nothing(digits_bundle):
     parity = fd.verify(digits_bundle)
     assert [s.limit for s in parity.stages] == [0, 0, 1e-5, 1e-4, 1e-5] and 'noise' not in parity.table()
+
+@pytest.fixture(scope='module')
+def with_thumbs(files, tmp_path_factory):
+    "Copies of the files, each with a smaller one below thumbs/."
+    out = []
+    for i, p in enumerate(files):
+        d = tmp_path_factory.getbasetemp()/'photos'/p.parent.name
+        (d/'thumbs').mkdir(parents=True, exist_ok=True)
+        im = Image.open(p)
+        im.save(d/f'{i}.png')
+        im.reduce(2).save(d/'thumbs'/f'{i}.png')
+        out.append(d/f'{i}.png')
+    return out
 
 # --- what nobody sees
 
@@ -99,11 +132,21 @@ class SometimesInverted(fv.PILImage):
         im = super().create(fn, **kwargs)
         return cls(ImageOps.invert(im)) if 'nine' in str(fn) else im
 
-def test_goldens_are_opened_by_the_learner(files, tmp_path):
-    learn = block_learner(files, fv.ImageBlock(SometimesInverted))
+@pytest.mark.parametrize('get_x', [None, thumbs])
+def test_goldens_are_opened_by_the_learner(with_thumbs, tmp_path, get_x):
+    learn = block_learner(with_thumbs, fv.ImageBlock(SometimesInverted), get_x=get_x)
     nines = [p for p in valid_items(learn) if 'nine' in str(p)]
     with pytest.raises(fd.UnsupportedError, match="the Learner's opener gives other pixels"):
         export(learn, tmp_path/'b', goldens=nines)
+
+@pytest.mark.parametrize('what', ['nowhere.jpg', 'page.jpg'])
+def test_files_that_are_no_images(files, tmp_path, what):
+    "One line, whoever opens them first."
+    (tmp_path/'page.jpg').write_text('<html>not found</html>', encoding='utf-8')
+    learn = block_learner(files)
+    with pytest.raises(fd.ImageError, match=what): export(learn, tmp_path/'b', goldens=[tmp_path/what])
+    bundle = export(learn, tmp_path/'b', goldens=1)
+    with pytest.raises(fd.ImageError, match=what): fd.verify(bundle, learn, items=[tmp_path/what])
 
 def test_decoded_answers_are_compared(files, tmp_path):
     "Where `learn.predict` tells another value than the raw one, a proof that slipped through capture fails."
@@ -127,19 +170,6 @@ def test_random_state(files, tmp_path):
     assert (np.random.get_state()[1].tolist(), fv.random.getstate()) == before[1:]
 
 # --- paths that get_x maps, images that are turned
-
-@pytest.fixture(scope='module')
-def with_thumbs(files, tmp_path_factory):
-    "Copies of the files, each with a smaller one below thumbs/."
-    out = []
-    for i, p in enumerate(files):
-        d = tmp_path_factory.getbasetemp()/'photos'/p.parent.name
-        (d/'thumbs').mkdir(parents=True, exist_ok=True)
-        im = Image.open(p)
-        im.save(d/f'{i}.png')
-        im.reduce(2).save(d/'thumbs'/f'{i}.png')
-        out.append(d/f'{i}.png')
-    return out
 
 def test_mapped_paths(with_thumbs, tmp_path):
     "The spec says which file `predict` takes, and `verify` with the Learner compares just that."
@@ -181,6 +211,14 @@ def test_from_a_pickle_without_images(files, tmp_path):
     parity = fd.verify(bundle)
     assert parity.ok and parity.pictures == 3 and all(g.drawn for g in fd.load(bundle).goldens())
     assert fd.verify(bundle, learn, items=files[:3], progress=False).ok
+
+def test_no_resize_and_large(files, tmp_path):
+    "Larger than what a golden usually is, and no transform that would make another size."
+    (tmp_path/'large').mkdir()
+    for i, p in enumerate(files[:8]): Image.open(p).resize((1100, 1030)).save(tmp_path/'large'/f'{i}.png')
+    learn = block_learner(fv.get_image_files(tmp_path/'large'), item=fv.ToTensor(), get_y=lambda p: p.stem)
+    bundle = export(learn, tmp_path/'b', goldens=1, pixels=False)
+    assert fd.verify(bundle).pictures == 4
 
 def test_no_resize(files, tmp_path):
     "Where no transform resizes, the drawn images have the size that the net takes."
