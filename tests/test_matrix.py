@@ -143,7 +143,7 @@ def test_table():
     for package in matrix.VERSIONS:
         assert set(matrix.for_python(package, minor)) <= {r['versions'][package] for r in rows}
     assert {r['trained']['pillow'] for r in rows} == set(matrix.TRAINED)
-    assert all(r['pictures'] >= 200 and r['transforms'] >= 33 for r in rows)
+    assert all(r['pictures'] >= 200 and r['transforms'] >= 7 for r in rows)    # one of each kind, at least
 
 def test_make_target(): assert 'matrix:' in (ROOT/'Makefile').read_text(encoding='utf-8')
 

@@ -216,7 +216,9 @@ def test_no_resize_and_large(files, tmp_path):
     "Larger than what a golden usually is, and no transform that would make another size."
     (tmp_path/'large').mkdir()
     for i, p in enumerate(files[:8]): Image.open(p).resize((1100, 1030)).save(tmp_path/'large'/f'{i}.png')
-    learn = block_learner(fv.get_image_files(tmp_path/'large'), item=fv.ToTensor(), get_y=lambda p: p.stem)
+    images = fv.get_image_files(tmp_path/'large')
+    dls = block_learner(images, item=fv.ToTensor(), get_y=lambda p: 'odd' if int(p.stem)%2 else 'even').dls
+    learn = fv.Learner(dls, Small(n=2), loss_func=fv.CrossEntropyLossFlat())
     bundle = export(learn, tmp_path/'b', goldens=1, pixels=False)
     assert fd.verify(bundle).pictures == 4
 
