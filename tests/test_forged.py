@@ -6,6 +6,8 @@ import pytest
 
 import fastai_deploy as fd
 from fastai_deploy.bundle import open_bundle, write_bundle
+from fastai_deploy.parity import golden_traces
+from fastai_deploy.runtime import _telling
 
 def resealed(bundle, out, files):
     "A copy of a bundle with other files, its hashes made anew."
@@ -44,15 +46,25 @@ FORGED = {
 @pytest.mark.parametrize('what', FORGED)
 @pytest.mark.parametrize('where', [1, -1])
 def test_forged(digits_bundle, tmp_path, what, where):
-    "`verify` fails; and `load` does where it is the golden that it looks at."
+    "`verify` fails; and `load` does where it looks: at all numbers, and at the first stages of the last golden."
     entries = golden_json(digits_bundle)
     FORGED[what](entries[where])
     bad = resealed(digits_bundle, tmp_path/'bad', {'golden/golden.json': json.dumps(entries).encode()})
     with pytest.raises((fd.ParityError, fd.BundleError)) as e: fd.verify(bad)
     assert '\n' not in str(e.value)
     inside = 'a raw output', 'an input of the net', 'few inputs', 'more inputs', '1e38 in the net'   # of the graph
-    if where == -1 and what not in inside:
+    answers = 'another label', 'another class', 'fewer probabilities'
+    if where == -1 and what not in (*inside, *answers):
         with pytest.raises((fd.ParityError, fd.BundleError)): fd.load(bad)
+
+@pytest.mark.parametrize('what', ['another label', 'another class', 'the bytes of the item'])
+def test_load_looks_at_the_answer(digits_bundle, tmp_path, what):
+    "Of the golden of which the net is least sure."
+    b, entries = open_bundle(digits_bundle), golden_json(digits_bundle)
+    file, _ = _telling(b.spec, golden_traces(b))
+    FORGED[what](next(d for d in entries if d['file'] == file))
+    bad = resealed(digits_bundle, tmp_path/'bad', {'golden/golden.json': json.dumps(entries).encode()})
+    with pytest.raises(fd.ParityError): fd.load(bad)
 
 def test_sound(digits_bundle, tmp_path):
     "The same way round, nothing forged: what fails above fails for what was forged."
