@@ -139,7 +139,7 @@ def _check_size(spec, size, x)->None:
 def _size_after(ops, size):
     "(height, width) of an image of `size` after item ops"
     for op in ops:
-        for _,size in steps(op, size): pass
+        for _,new in steps(op, size): size = new
     return size
 
 def _raw(spec, img, x, longest:int=65_535)->np.ndarray:
