@@ -12,13 +12,16 @@ pytest.importorskip('onnx')
 pytest.importorskip('onnxscript')
 
 import fastai_deploy as fd
+import onnx
 import onnxruntime as ort
 from onnx import helper
 from PIL import Image
 
-from fastai_deploy.bundle import vocab_text, write_bundle
+from fastai_deploy.answers import FINISHED, finished
+from fastai_deploy.bundle import update_bundle, vocab_text, write_bundle
 from fastai_deploy.geometry import window
-from fastai_deploy.pixels import FINISHED, item_model, pixels_model
+from fastai_deploy.pixels import item_model, pixels_model
+from fastai_deploy.runtime import Tracer
 from fastai_deploy.spec import ImageError, Input, Output, Spec
 from fastai_deploy.transforms import ORDERS, RESAMPLES, apply_item, item_size, to_array
 
@@ -188,9 +191,6 @@ def bundle(folder, spec, model):
     if vocab: files['vocab.txt'] = vocab_text(vocab).encode()
     return write_bundle(folder, spec, files)
 
-FINISHERS = dict(points=lambda a: a.original(), segmentation=lambda a: a.mask,
-                 image_to_image=lambda a: np.asarray(a.to_image()))
-
 @pytest.mark.parametrize('task, mode', [*((t, 'RGB') for t in FINISHED), ('image_to_image', 'L')])
 def test_finished(tmp_path, task, mode):
     "The finished answer is that of `predict`, whatever the engine, and where classes tie."
@@ -200,14 +200,38 @@ def test_finished(tmp_path, task, mode):
     both = [fd.load(path, engine=e) for e in ('model', 'pixels')]
     for _ in range(PICTURES):
         a = picture(rng, random_side(rng), random_side(rng))
-        got, whole = both[1].session.run([FINISHED[task], 'window'], {'picture': a})
+        got = both[1].session.run([FINISHED[task], 'window'], {'picture': a})
         for m in both:
-            p = m.predict(a)
-            want = FINISHERS[task](p)
-            if got.ndim > want.ndim: got = got[..., 0]   # grey: Pillow has no axis for it
-            assert (got.dtype, got.shape) == (want.dtype, want.shape)
-            np.testing.assert_array_equal(got, want)
-            assert whole.tolist() == [*vars(p.window()).values()][:4]
+            want = finished(m.spec, m.predict(a))
+            for name, o in zip((FINISHED[task], 'window'), got):
+                assert (o.dtype, o.shape) == (want[name].dtype, want[name].shape)
+                np.testing.assert_array_equal(o, want[name])
+
+@pytest.mark.parametrize('task', FINISHED)
+def test_proof_of_finished(tmp_path, task):
+    "A file whose window, or whose finished answer, is not that of its own numbers fails the proof; so does one without"
+    spec = echo_spec(task, [sized(KINDS[0], np.random.default_rng(1))])
+    b = fd.open_bundle(bundle(tmp_path/'b', spec, echo(task)))
+    def proof(change):
+        m = onnx.load_from_string(pixels_model(spec, echo(task), 'abc' if task == 'segmentation' else ''))
+        change(m.graph)
+        update_bundle(fd.open_bundle(b.path), {'pixels.onnx': m.SerializeToString()})
+        return Tracer(fd.load(b.path, engine='pixels', check=False))(np.arange(3600, dtype=np.uint8).reshape(30, 40, 3))
+    def tensor(g, name): return next(n for n in g.node if name in n.output)
+    def renamed(name):
+        def change(g):
+            node = tensor(g, name)
+            node.output[0] = 'before'
+            like = helper.make_node('Add', ['before', 'more'], [name])
+            kind = dict(window=11, places=1).get(name, 2)
+            g.initializer.append(helper.make_tensor('more', kind, [], [1]))
+            g.node.insert([*g.node].index(node)+1, like)
+        return change
+    def without(g): del g.output[1:]
+    proof(lambda g: None)
+    for name in ('window', FINISHED[task]):
+        with pytest.raises(fd.ParityError, match=f'the {name} that pixels.onnx gives'): proof(renamed(name))
+    with pytest.raises(fd.ParityError, match="no output 'window'"): proof(without)
 
 def test_finished_at_any_size():
     "A net of any size, without a transform that resizes"
