@@ -127,6 +127,7 @@ class Input:
     kind:str='image'           # the only kind so far
     exif:bool=False            # whether files are turned upright, as their EXIF says; fastai does not
     path:str='the image file itself' # what the path in `predict(path)` is
+    min_size:list|None=None    # [height, width] of the smallest image, after the item ops, that a net of any size takes
 
     @property
     def channels(self)->int:
@@ -146,6 +147,7 @@ class Output:
     logits:bool=False      # whether the raw outputs are there too
     threshold:float=None   # of a multilabel net: a label holds above it
     tta:dict=None          # test-time augmentation, in the graph: flip, beta, use_max
+    names:dict=None        # what a class was called in fastai -> its name here, where the export was given other names
     noise:list=None        # of float32, in raw outputs and answer, where it is large: the proof allows for it
 
 # %% ../nbs/00_spec.ipynb #spec-class
