@@ -255,7 +255,7 @@ class Tracer:
         "What programs get beside the net's own answer must be what Python makes of that"
         m,name = self.model,self.model.spec.output.name
         has = {o.name for o in m.session.get_outputs()}
-        res = dict(zip(has, m.run(prepared[None], [*has])))
+        res = dict(zip(has, m.session.run([*has], {'picture': prepared})))
         for k,v in finished(m.spec, decode_answer(m.spec, res[name][0], m.vocab, picture)).items():
             if k not in has: raise ParityError(f'{m.path}: pixels.onnx has no output {k!r}: export the bundle again')
             if res[k].shape != v.shape or not np.allclose(res[k], v):
