@@ -47,8 +47,8 @@ def _unknown(formats, others, notes):
     note = f' ({notes[0]})' if notes else ''
     if formats is None: return f'not a picture that Pillow can read{note}'
     if others and not notes:
-        return f"not opened unless asked: {others[0]}; formats=(*FORMATS, '{others[0]}') asks, formats=None for all"
-    return f"not a picture that Pillow can read as {', '.join(formats)}{note}"
+        return f"{' or '.join(others)}, opened only if asked: formats=(*FORMATS, '{others[0]}'), or formats=None for all"
+    return f"not a picture that Pillow can read as {', '.join(formats)}{note or '; formats=None tries all'}"
 
 def _identify(f, formats=None, look=lambda name: None, at=0):
     "The picture at byte `at` of file `f`, its header read after `look`: `Image.open` without a global limit"
