@@ -7,13 +7,14 @@ __all__ = ['each_picture', 'find_pictures', 'make_parser', 'main']
 
 # %% ../nbs/32_cli.ipynb #imports
 import argparse, glob, json, os, re, shlex, sys, traceback, warnings, zipfile
+from itertools import chain
 from pathlib import Path
 
 from .apps import app_names, copy_app
 from .bundle import Bundle, check_place, open_bundle
 from .parity import Parity
-from .rows import (RowFile, csv_columns, csv_line, csv_row, facts, forms, json_row, json_text, places, save,
-                                text_row)
+from .rows import (RowFile, csv_columns, csv_line, csv_row, facts, forms, json_row, json_text, places,
+                                save, text_row)
 from .runtime import load, show_progress, try_out
 from .spec import BundleError, FastaiDeployError, ParityError, plain
 
@@ -29,10 +30,9 @@ def _found(p:str)->list:
 
 def _listed(f, name:str):
     "The names in the lines of binary file `f`"
-    lines = (line.removeprefix(b'\xef\xbb\xbf').strip(b'\r\n') for line in f)
-    n = 0
-    for n,line in enumerate(filter(None, lines), 1): yield os.fsdecode(line)
-    if not n: raise FastaiDeployError(f'{name}: no image is named in this list')
+    names = filter(None, (line.removeprefix(b'\xef\xbb\xbf').strip(b'\r\n') for line in f))
+    if (first := next(names, None)) is None: raise FastaiDeployError(f'{name}: no image is named in this list')
+    yield from map(os.fsdecode, chain([first], names))
 
 def _each_name(paths):
     "`paths`, with lists as the names in them"
@@ -60,7 +60,7 @@ def find_pictures(
 _options = ('batch_size|description|engine|formats|host|inactive|input|max_pixels|names|sha256|size|threads|title|tta')
 _flags = [  # Python, as a regular expression, and what to type at a shell
     (r'goldens=\[paths\]', '--images FOLDER'), (r'items=\[paths\]', 'FILES'), ("ops='any'", '--any-ops'),
-    (r'size=\(height, width\)', '--size HEIGHT WIDTH'), (r'size=[[(](\d+), (\d+)[])]', r'--size \1 \2'),
+    (r'size=\(height, width\)', '--size HEIGHT WIDTH'), (r'size=[\[(](\d+), (\d+)[\])]', r'--size \1 \2'),
     (r"inactive=\('(\w+)',\)", r'--inactive \1'), ('formats=None', '--formats any'), ('providers=', '--provider '),
     ('with dynamic_hw=False', 'without --dynamic-hw'),
     (r'\b(check|goldens|pixels|weights)=False', r'--no-\1'), (r'\b(overwrite|dynamic_hw|logits|sandbox)=True', r'--\1'),
@@ -390,11 +390,10 @@ def _predict_args(p)->None:
     how = p.add_mutually_exclusive_group()
     how.add_argument('--json', action='store_true', help='one JSON object a line, with the keys that fit the task')
     how.add_argument('--csv', action='store_true',
-                     help="CSV, with the columns that fit the task; an image that cannot be read has its 'error' in the last; "
-                          "text that a spreadsheet would take for a formula gets a ' in front")
+                     help="CSV, with the columns that fit the task, the last one 'error'; text that a spreadsheet would take "
+                          "for a formula gets a ' in front")
     p.add_argument('-o', '--output', metavar='FILE',
-                   help='write the answers there: .csv, .json, .jsonl or .txt; or a FOLDER to save masks or images in, as '
-                        'NAME.png')
+                   help='write the answers there: .csv, .json, .jsonl or .txt; or a FOLDER for masks or images, NAME.png')
     p.add_argument('--original-size', action='store_true', help='masks at the size of the image; 255: not looked at')
     p.add_argument('--overwrite', action='store_true', help='replace files that are there')
     _load_args(p, 'model')

@@ -111,7 +111,7 @@ def csv_row(
     return csv_line([file, *_cells(p, k), *([saved] if saved else []), ''])
 
 # %% ../nbs/30_rows.ipynb #file
-forms = {'.csv':'csv', '.json':'json', '.jsonl':'json', '.txt':'text'}  # end of a file's name -> how its rows are written
+forms = {'.csv':'csv', '.json':'json', '.jsonl':'json', '.txt':'text'}  # end of a file's name -> form of its rows
 
 class RowFile:
     "A file that takes rows, and has its name only when it is closed"
@@ -120,10 +120,10 @@ class RowFile:
         head:str='',          # A line in front of the rows
         overwrite:bool=False, # Replace a file that is there
     ):
-        self.path,self.rows = Path(path),0
+        self.path,self.rows,self.as_list = Path(path),0,Path(path).suffix.lower() == '.json'
         if os.path.lexists(path) and not overwrite:
             raise FastaiDeployError(f'{path} is there already: pass overwrite=True, or choose another file')
-        self.new,self.as_list = self.path.with_name(f'.{self.path.name}.{os.getpid()}'),self.path.suffix.lower() == '.json'
+        self.new = self.path.with_name(f'.{self.path.name}.{os.getpid()}')
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.file = open(self.new, 'w', encoding='utf-8', errors='backslashreplace', newline='')
@@ -223,8 +223,8 @@ def facts(
     size = 'any size' if s.input.size is None else f'{s.input.size[0]}x{s.input.size[1]} (height x width)'
     return [('task', [_task(s, b.vocab())]),
             ('net', [f"{net['source']} {net.get('arch', '')}".strip() + (f": {net['why']}" if 'why' in net else '')]),
-            ('input', [f'{s.input.mode} images of up to {s.input.max_pixels:,} pixels, for the net {size}, {s.input.dtype}',
-                        *_opening(s.input)]),
+            ('input', [f'{s.input.mode} images, for the net {size}, {s.input.dtype}',
+                        f'up to {s.input.max_pixels:,} pixels', *_opening(s.input)]),
             ('item', [_op(o) for o in s.item] or ['nothing']), ('batch', [_op(o) for o in s.batch] or ['nothing']),
             ('output', [_output(s.output)]),
             *([('pixels', [f'no pixels.onnx: {s.pixels}'])] if s.pixels else []),
