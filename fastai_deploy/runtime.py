@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from .answers import decode_answer, label, numbers, slack, undecided
+from .answers import decode_answer, finished, label, numbers, slack, undecided
 from .bundle import Bundle, open_bundle, vocab_text
 from .decode import Prediction
 from .geometry import steps
@@ -139,7 +139,7 @@ def _check_size(spec, size, x)->None:
 def _size_after(ops, size):
     "(height, width) of an image of `size` after item ops"
     for op in ops:
-        for _,size in steps(op, size): pass
+        for _,new in steps(op, size): size = new
     return size
 
 def _raw(spec, img, x, longest:int=65_535)->np.ndarray:
@@ -239,8 +239,19 @@ class Tracer:
         item = item[0][0] if item else prepared
         if item.dtype != np.uint8: item = np.rint(item*255).astype(np.uint8)  # of a graph that takes floats
         answer = m.predict(img, exif=False)
+        if m.engine == 'pixels': self._hold_finished(prepared, img.size[::-1])
         return Trace(np.asarray(img), item, batch[0], net[0], numbers(answer), label(answer), answer.decided, name,
                      doubt(m, answer, net))
+
+    def _hold_finished(self, prepared, picture)->None:
+        "What programs get beside the net's own answer must be what Python makes of that"
+        m,name = self.model,self.model.spec.output.name
+        has = {o.name for o in m.session.get_outputs()}
+        res = dict(zip(has, m.run(prepared[None], [*has])))
+        for k,v in finished(m.spec, decode_answer(m.spec, res[name][0], m.vocab, picture)).items():
+            if k not in has: raise ParityError(f'{m.path}: pixels.onnx has no output {k!r}: export the bundle again')
+            if res[k].shape != v.shape or not np.allclose(res[k], v):
+                raise ParityError(f'{m.path}: the {k} that pixels.onnx gives is not that of its own answer')
 
 # %% ../nbs/09_runtime.ipynb #replay
 def parity_of(
