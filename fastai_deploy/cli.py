@@ -12,6 +12,7 @@ from pathlib import Path
 
 from .apps import app_names, copy_app
 from .bundle import Bundle, check_place, open_bundle
+from .images import FORMATS
 from .parity import Parity
 from .rows import (RowFile, csv_columns, csv_line, csv_row, facts, forms, json_row, json_text, places,
                                 save, text_row)
@@ -57,11 +58,12 @@ def find_pictures(
     return list(each_picture(paths))
 
 # %% ../nbs/32_cli.ipynb #speak
-_options = ('batch_size|description|engine|formats|host|inactive|input|max_pixels|names|sha256|size|threads|title|tta')
+_options = 'batch_size|engine|formats|goldens|inactive|input|max_pixels|names|sha256|size|threads|title|tta'
 _flags = [  # Python, as a regular expression, and what to type at a shell
     (r'goldens=\[paths\]', '--images FOLDER'), (r'items=\[paths\]', 'FILES'), ("ops='any'", '--any-ops'),
     (r'size=\(height, width\)', '--size HEIGHT WIDTH'), (r'size=[\[(](\d+), (\d+)[\])]', r'--size \1 \2'),
     (r"inactive=\('(\w+)',\)", r'--inactive \1'), ('formats=None', '--formats any'), ('providers=', '--provider '),
+    (r"formats=\(\*FORMATS, '(\w+)'\)", r'--formats +\1'), (r"formats=\('(\w+)', '(\w+)'\)", r'--formats \1,\2'),
     ('with dynamic_hw=False', 'without --dynamic-hw'),
     (r'\b(check|goldens|pixels|weights)=False', r'--no-\1'), (r'\b(overwrite|dynamic_hw|logits|sandbox)=True', r'--\1'),
     (rf"\b({_options})='?([\w.]+)'?", r'--\1 \2'), (rf'\b({_options})=', r'--\1')]
@@ -338,7 +340,9 @@ def _count(text:str)->int:
 
 def _formats(text:str):
     "The argument --formats as `load` has it"
-    return None if text == 'any' else tuple(o.strip().upper() for o in text.split(','))
+    if text == 'any': return None
+    names = tuple(o.strip().upper() for o in text.removeprefix('+').split(','))
+    return FORMATS + names if text[0] == '+' else names
 
 def _sha256(p)->None:
     "The argument --sha256"
@@ -356,7 +360,7 @@ def _load_args(p, engine=None, check=True)->None:
     add('--threads', type=_count, metavar='N', help='use so many threads (default: one a core)')
     add('--max-pixels', type=_count, metavar='N', help="refuse larger images (default: the bundle's own limit)")
     add('--formats', type=_formats, metavar='NAMES',
-        help="kinds of files to open, as Pillow calls them, such as JPEG,PNG; 'any': all that it knows")
+        help='open only these kinds of files, as Pillow calls them: JPEG,PNG; +ICO: this one, too; any: all it knows')
     _sha256(g)
     add('--any-ops', action='store_const', const='any', dest='ops',
         help='load a graph also with operators that no export of ours writes')
@@ -390,10 +394,10 @@ def _predict_args(p)->None:
     how = p.add_mutually_exclusive_group()
     how.add_argument('--json', action='store_true', help='one JSON object a line, with the keys that fit the task')
     how.add_argument('--csv', action='store_true',
-                     help="CSV, with the columns that fit the task, the last one 'error'; text that a spreadsheet would take "
-                          "for a formula gets a ' in front")
+                     help="CSV, with the columns that fit the task and 'error' as the last; text that a spreadsheet "
+                          "would take for a formula has a ' in front")
     p.add_argument('-o', '--output', metavar='FILE',
-                   help='write the answers there: .csv, .json, .jsonl or .txt; or a FOLDER for masks or images, NAME.png')
+                   help='write the answers to a .csv, .json, .jsonl or .txt; or a FOLDER for masks or images, NAME.png')
     p.add_argument('--original-size', action='store_true', help='masks at the size of the image; 255: not looked at')
     p.add_argument('--overwrite', action='store_true', help='replace files that are there')
     _load_args(p, 'model')
@@ -472,12 +476,13 @@ def make_parser()->argparse.ArgumentParser: # The parser of `fastai-deploy`
 
 # %% ../nbs/32_cli.ipynb #parse
 def _parse(argv=None)->argparse.Namespace:
-    "Parse a command line; file names may stand on both sides of options"
-    p = make_parser()
-    args,rest = p.parse_known_args(argv)
-    if rest and (not hasattr(args, 'pictures') or any(o[0] == '-' and o != '-' for o in rest)):
-        p.error(f"not known: {' '.join(rest)}")
-    if rest: args.pictures = [*args.pictures, *rest]
+    "Parse a command line; file names may stand on both sides of options, and any after `--`"
+    p,argv = make_parser(),sys.argv[1:] if argv is None else argv
+    end = argv.index('--') if '--' in argv else len(argv)
+    args,rest = p.parse_known_args(argv[:end])
+    wrong = [o for o in rest if o[:1] == '-' != o] if hasattr(args, 'pictures') else [*rest, *argv[end:]]
+    if wrong: p.error(f"not known: {' '.join(wrong)}")
+    if rest := [*rest, *argv[end+1:]]: args.pictures = [*args.pictures, *rest]
     if args.command == 'predict' and not (args.pictures or args.list): p.error('no image is named')
     return args
 
