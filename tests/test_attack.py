@@ -40,6 +40,6 @@ def test_runner_sees_it(tmp_path, monkeypatch):
     monkeypatch.setattr(run, 'SECONDS', 3)
     monkeypatch.setenv('PYTHONPATH', str(ROOT))
     found, bad = run.run('broken')
-    assert {k: dict(v) for k, v in found.items()} == {'fine': {'refused': 1, 'answered': 1}, 'wrong': {'wrong': 1},
-                                                      'foreign': {'foreign': 1}, 'dies': {'died': 1}, 'hangs': {'hung': 1}}
+    assert {k: dict(v) for k, v in found.items()} == dict(
+        fine={'refused': 1, 'answered': 1}, wrong={'wrong': 1}, foreign={'foreign': 1}, dies={'died': 1}, hangs={'hung': 1})
     assert len(bad) == 4 and 'SIGABRT' in ' '.join(bad) and 'KeyError' in ' '.join(bad), bad

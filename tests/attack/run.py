@@ -4,9 +4,9 @@
     python tests/attack/run.py images --n 2000      more of one
     python tests/attack/run.py --table              all of them, at length; writes nbs/attacks.json, which the docs show
 
-A corpus is a module beside this file: `cases(seed, n)` yields (class, case), `attack(case, folder)` runs one case and says
-'refused' or 'answered'. What else may happen, and must not: another exception than ours, a wrong answer (AssertionError),
-a hang, the death of the process."""
+A corpus is a module beside this file: `cases(seed, n)` yields (class, case), `attack(case, folder)` runs one case and
+says 'refused', or 'answered' or 'opened'. What else may happen, and must not: another exception than ours, a wrong
+answer (AssertionError), a hang, the death of the process."""
 import argparse, importlib, json, os, queue, signal, subprocess, sys, tempfile, threading, time
 from collections import Counter
 from pathlib import Path
@@ -69,7 +69,7 @@ def run(corpus, seed=0, n=100, report=lambda line: None):
             else:
                 if line is None: ended, said, why = True, 'died', _death(p.wait())
                 elif case is None: case = line; continue
-                else: said, why = line
+                else: said, why = line[0].replace('opened', 'answered'), line[1]
             if case is None:      # the end of the corpus, or a corpus that cannot be made
                 if p.returncode: raise RuntimeError(f'{corpus}: no cases: {why}')
                 return found, bad
@@ -103,8 +103,8 @@ def main():
         print(f'{corpus}: {sum(sum(c.values()) for c in found.values())} cases in {time.time()-t:.0f} s', flush=True)
         table[corpus], failed = {k: dict(v) for k, v in sorted(found.items())}, failed + len(bad)
     if a.table and not a.corpora:
-        (ROOT/'nbs'/'attacks.json').write_text(json.dumps(dict(made_by=versions(), seed=a.seed, found=table), indent=1) + '\n',
-                                               encoding='utf-8')
+        text = json.dumps(dict(made_by=versions(), seed=a.seed, found=table), indent=1) + '\n'
+        (ROOT/'nbs'/'attacks.json').write_text(text, encoding='utf-8')
     print(f'{failed} bad outcomes')
     sys.exit(1 if failed else 0)
 
