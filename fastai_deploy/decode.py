@@ -77,6 +77,11 @@ class Prediction(_Triple):
         return topk(self.probs, self.vocab, k)
 
     @property
+    def prob(self)->float: # 0 to 1
+        "How sure the net is of it"
+        return float(self.probs[self.index])
+
+    @property
     def decided(self)->np.ndarray: # int [1]
         "What was decided: the class's place in the vocab"
         return np.array([self.index])

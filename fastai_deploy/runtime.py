@@ -4,21 +4,23 @@
 
 # %% auto #0
 __all__ = ['make_session', 'tap', 'Model', 'prepare', 'run', 'predict', 'doubt', 'Tracer', 'parity_of', 'held', 'replay',
-           'prove_one', 'load', 'show_progress', 'predict_batch']
+           'prove_one', 'load', 'show_progress', 'stream', 'predict_batch']
 
 # %% ../nbs/09_runtime.ipynb #imports
 import os, sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 
-from .answers import decode_answer, label, numbers, slack, undecided
+from .answers import decode_answer, finished, label, numbers, slack, undecided
 from .bundle import Bundle, open_bundle, vocab_text
 from .decode import Prediction
+from .geometry import steps
 from .images import open_image
 from .parity import Golden, Parity, Trace, golden_traces, open_golden, read_goldens, stages_for
 from .spec import BundleError, FastaiDeployError, ImageError, ParityError, class_tasks
@@ -74,8 +76,10 @@ class Model:
         providers:list=None, # ONNX Runtime execution providers, best first; the CPU's by default
         threads:int=None,    # Threads for one call; onnxruntime's own choice by default
         engine:str='model',  # 'model': item transforms in Pillow, then model.onnx; 'pixels': pixels.onnx does both
+        max_pixels:int=None, # Refuse images of more pixels; by default the bundle's own limit
     ):
         self.bundle,self.spec,self.path,self.engine = bundle,bundle.spec,bundle.path,engine
+        self.max_pixels = bundle.spec.input.max_pixels if max_pixels is None else max_pixels
         check_item(self.spec.item)
         self.vocab = bundle.vocab()
         self.session = make_session(_engine_file(bundle, engine), providers, threads)
@@ -100,7 +104,7 @@ class Model:
         x:np.ndarray=None, # What `prepare` gives, with a batch dimension; zeros by default
     )->np.ndarray: # What the net answers
         "Run the graph once, and hold its input and output against the spec"
-        h,w = self.spec.input.size or (224, 224)
+        h,w = self.spec.input.size or np.maximum(self.spec.input.min_size or 0, 224).tolist()
         shape = (1, h, w, 3) if self.engine == 'pixels' else (1, self.spec.input.channels, h, w)
         if x is None: x = np.zeros(shape, np.uint8)
         try: answer = self.run(x)
@@ -123,23 +127,32 @@ def _name(x)->str:
 
 # %% ../nbs/09_runtime.ipynb #prepare-code
 def _check_size(spec, size, x)->None:
-    "Refuse what the item transforms did not bring to the net's size"
-    if spec.input.size in (None, list(size)): return
-    have,want = ('{}x{}'.format(*o) for o in (size, spec.input.size))
-    raise ImageError(f'{_name(x)}the picture is {have} (height x width), this model takes {want} and has no '
-                     'transform that resizes: resize it as the training pictures were')
+    "Refuse what the item transforms did not bring to a size that the net takes"
+    inp = spec.input
+    have,want,least = ('{}x{}'.format(*(o or size)) for o in (size, inp.size, inp.min_size))
+    if inp.size and want != have:
+        raise ImageError(f'{_name(x)}the picture is {have} (height x width), this model takes {want} and has no '
+                         'transform that resizes: resize it as the training pictures were')
+    if inp.size is None and any(n < m for n,m in zip(size, inp.min_size or (1, 1))):
+        raise ImageError(f'{_name(x)}the net would get {have} pixels (height x width), and takes {least} at least')
+
+def _size_after(ops, size):
+    "(height, width) of an image of `size` after item ops"
+    for op in ops:
+        for _,new in steps(op, size): size = new
+    return size
 
 def _raw(spec, img, x, longest:int=65_535)->np.ndarray:
     "What pixels.onnx takes; its tables grow with the longest side, and no JPEG has a longer one"
     if max(img.size) > longest: raise ImageError(f'{_name(x)}a side of more than {longest} pixels')
-    if not spec.item: _check_size(spec, img.size[::-1], x)
+    _check_size(spec, _size_after(spec.item, img.size[::-1]), x)
     return np.asarray(img.convert('RGB'))
 
 # %% ../nbs/09_runtime.ipynb #prepare-picture
 def _opened(model:Model, x, exif:bool=None):
     "Image `x` as the Learner opens it"
     spec = model.spec.input
-    return open_image(x, mode=spec.mode, exif=spec.exif if exif is None else exif, max_pixels=spec.max_pixels)
+    return open_image(x, mode=spec.mode, exif=spec.exif if exif is None else exif, max_pixels=model.max_pixels)
 
 def _prepared(model:Model, x, exif:bool)->tuple:
     "Image `x` after the item transforms, and its (height, width) as opened"
@@ -176,6 +189,8 @@ def run(
         if model.spec.input.size and not pixels: raise
         h,w = batch[0].shape[:2] if pixels else batch.shape[-2:]
         raise ImageError(f'the net does not take a picture of {h}x{w} (height x width)') from e
+    if bad := [len(o) for o in res if len(o) != len(batch)]:
+        raise ImageError(f'the net gave {bad[0]} answers to {len(batch)} images')
     return res if names else res[0]
 
 # %% ../nbs/09_runtime.ipynb #attach
@@ -224,8 +239,19 @@ class Tracer:
         item = item[0][0] if item else prepared
         if item.dtype != np.uint8: item = np.rint(item*255).astype(np.uint8)  # of a graph that takes floats
         answer = m.predict(img, exif=False)
+        if m.engine == 'pixels': self._hold_finished(prepared, img.size[::-1])
         return Trace(np.asarray(img), item, batch[0], net[0], numbers(answer), label(answer), answer.decided, name,
                      doubt(m, answer, net))
+
+    def _hold_finished(self, prepared, picture)->None:
+        "What programs get beside the net's own answer must be what Python makes of that"
+        m,name = self.model,self.model.spec.output.name
+        has = {o.name for o in m.session.get_outputs()}
+        res = dict(zip(has, m.run(prepared[None], [*has])))
+        for k,v in finished(m.spec, decode_answer(m.spec, res[name][0], m.vocab, picture)).items():
+            if k not in has: raise ParityError(f'{m.path}: pixels.onnx has no output {k!r}: export the bundle again')
+            if res[k].shape != v.shape or not np.allclose(res[k], v):
+                raise ParityError(f'{m.path}: the {k} that pixels.onnx gives is not that of its own answer')
 
 # %% ../nbs/09_runtime.ipynb #replay
 def parity_of(
@@ -306,9 +332,10 @@ def load(
     threads:int=None,    # Threads for one call; onnxruntime's own choice by default
     engine:str='model',  # 'model': item transforms in Pillow, then model.onnx; 'pixels': pixels.onnx does both
     check:bool=True,     # Prove it on one of its goldens, which is also the call that warms the session
+    max_pixels:int=None, # Refuse images of more pixels; by default the bundle's own limit, mostly 50 million
 )->Model: # Ready to predict: hashes compared, session warmed
     "Load a bundle"
-    model = Model(open_bundle(path), providers, threads, engine)
+    model = Model(open_bundle(path), providers, threads, engine, max_pixels)
     if check: prove_one(model)
     else: model.warm()
     return model
@@ -353,6 +380,33 @@ def _answer(model:Model, arrays:list)->list:
     return res
 
 # %% ../nbs/09_runtime.ipynb #batch
+def _stream(model, items, batch_size:int, workers, exif):
+    "`stream`, whose arguments were checked"
+    items,pool = iter(items),ThreadPoolExecutor(workers)
+    def ahead():
+        chunk = list(islice(items, batch_size))
+        return chunk,[pool.submit(_try_prepare, model, x, exif) for x in chunk]
+    try:
+        chunk,prepared = ahead()
+        while chunk:
+            now,arrays,(chunk,prepared) = chunk,prepared,ahead()
+            yield from zip(now, _answer(model, [f.result() for f in arrays]))
+    finally: pool.shutdown(wait=True, cancel_futures=True)
+
+def stream(
+    model:Model,       # A loaded model
+    items,             # What `predict` takes, many of it: a list, or an iterator without an end
+    batch_size:int=32, # Images in one call of the net
+    workers:int=None,  # Threads that open and transform; one a core by default
+    exif:bool=None,    # Turn images as their EXIF orientation says? By default as the Learner does
+): # Yields (item, what `predict` gives or the error that says why not), in order, a batch at a time
+    "Predict many images, each answer as soon as its batch has one"
+    if isinstance(items, (str, bytes, os.PathLike)): raise FastaiDeployError('a list of pictures is needed, not one')
+    if batch_size < 1: raise FastaiDeployError(f'batch_size must be at least 1, not {batch_size}')
+    workers = workers or os.cpu_count()
+    if model.engine == 'pixels': batch_size = min(batch_size, workers)  # it takes one at a time
+    return _stream(model, items, batch_size, workers, exif)
+
 def predict_batch(
     model:Model,                 # A loaded model
     items,                       # What `predict` takes, many of it
@@ -362,21 +416,12 @@ def predict_batch(
     exif:bool=None,              # Turn images as their EXIF orientation says? By default as the Learner does
 )->list: # For each item what `predict` gives, or the error that says why not: mostly an `ImageError`
     "Predict many pictures; a bad one does not stop the others"
-    if isinstance(items, (str, bytes, os.PathLike)): raise FastaiDeployError('predict_batch takes a list of pictures')
-    if batch_size < 1: raise FastaiDeployError(f'batch_size must be at least 1, not {batch_size}')
-    if model.engine == 'pixels': batch_size = min(batch_size, workers or os.cpu_count())  # it takes one at a time
-    items,res = list(items),[]
+    if not isinstance(items, (str, bytes, os.PathLike)): items = list(items)
+    answers,res = model.stream(items, batch_size, workers, exif),[]
     report = progress if callable(progress) else show_progress if progress else lambda done, total: None
-    chunks = [items[i:i+batch_size] for i in range(0, len(items), batch_size)]
-    pool = ThreadPoolExecutor(workers or os.cpu_count())
-    submit = lambda chunk: [pool.submit(_try_prepare, model, x, exif) for x in chunk]
-    try:
-        ahead = submit(chunks[0]) if chunks else []
-        for i in range(len(chunks)):
-            now,ahead = ahead,submit(chunks[i+1]) if i+1 < len(chunks) else []
-            res += _answer(model, [f.result() for f in now])
-            report(len(res), len(items))
-    finally: pool.shutdown(wait=True, cancel_futures=True)
+    for _,a in answers:
+        res.append(a)
+        if len(res)%batch_size == 0 or len(res) == len(items): report(len(res), len(items))
     return res
 
-Model.predict_batch = predict_batch
+Model.stream,Model.predict_batch = stream,predict_batch

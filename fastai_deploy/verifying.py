@@ -55,11 +55,12 @@ def untouched(
         for f,s in zip((random.setstate, np.random.set_state), states): f(s)
 
 # %% ../nbs/22_verify.ipynb #told
-def _told(task:str, target, decoded, raw)->tuple:
-    "(numbers, label, decided) of what `learn.predict` gave"
+def _told(spec, target, decoded, raw)->tuple:
+    "(numbers, label, decided) of what `learn.predict` gave; classes by the names that the bundle has for them"
+    task,name = spec.task,lambda label: (spec.output.names or {}).get(str(label), str(label))
     raw,none = raw.detach().cpu().float().numpy(),np.zeros(0, int)
-    if task == 'classification': return raw,str(target),np.array([int(decoded)])
-    if task == 'multilabel': return raw,'; '.join(map(str, target)),np.asarray(decoded.cpu())
+    if task == 'classification': return raw,name(target),np.array([int(decoded)])
+    if task == 'multilabel': return raw,'; '.join(map(name, target)),np.asarray(decoded.cpu())
     if task == 'regression': return np.atleast_1d(np.array(target, np.float32)),'',none
     target = np.asarray(target.cpu())
     if task == 'segmentation': return raw,'',target
@@ -115,7 +116,7 @@ class LearnerTracer:
             with learn.added_cbs(watch): told = learn.predict(x)
             if self.spec.output.tta: told = _flipped(learn, self.spec, dl)
         return Trace(np.asarray(opened), np.ascontiguousarray(item.cpu().numpy()), _numpy(watch.net_input),
-                     _numpy(watch.raw), *_told(self.spec.task, *told), name)
+                     _numpy(watch.raw), *_told(self.spec, *told), name)
 
 # %% ../nbs/22_verify.ipynb #items
 def valid_items(
