@@ -131,22 +131,22 @@ def zip_overlapping(rng, f, to):
     return p
 
 def zip_many(rng, f, to):
-    files = {**f.sealed(), **{f'{i}': b'' for i in range(rng.choice([1000, 20_000]))}}
+    files = {**f.sealed(), **{f'{i}': b'' for i in range(rng.choice([1000, 5000]))}}
     return zip_of(files, to/'z.zip')
 
 def zip_copies(rng, f, to):
     "A list of contents that names one entry again and again."
     p = zip_of(f.sealed(), to/'z.zip')
     with zipfile.ZipFile(p, 'a') as z:
-        z.filelist += [z.filelist[-1]]*rng.choice([1, 50_000, 200_000])
+        z.filelist += [z.filelist[-1]]*rng.choice([1, 5000, 80_000])
         z._didModify = True
     return p
 
 def zip_bomb(rng, f, to):
     name = rng.choice([*f, 'bundle.json'])
-    if name != 'bundle.json': f[name] = bytes(rng.choice([900_000, 10_000_000, 80_000_000]))
+    if name != 'bundle.json': f[name] = bytes(rng.choice([900_000, 10_000_000, 30_000_000]))
     files = f.sealed()
-    if name == 'bundle.json': files[name] += b' '*rng.choice([900_000, 15_000_000, 40_000_000])
+    if name == 'bundle.json': files[name] += b' '*rng.choice([900_000, 15_000_000, 20_000_000])
     return zip_of(files, to/'z.zip', 8)
 
 def zip_nested(rng, f, to):
@@ -298,7 +298,7 @@ def spec_text(rng, f, to):
 def spec_long(rng, f, to):
     f.sealed()
     stage = rng.choice(['item', 'batch'])
-    f.spec[stage] = f.spec[stage][:1]*rng.choice([50, 2000, 30_000])
+    f.spec[stage] = f.spec[stage][:1]*rng.choice([50, 2000, 10_000])
     return folder_of({**f, 'bundle.json': f.text().encode()}, to/'d')
 
 def _resealed(name, change):
@@ -363,17 +363,16 @@ def attack(case, folder):
         p = refused(Parity.from_json, b.read('parity.json')) if 'parity.json' in b else None
         if p: p.table(); p.to_json(); refused(p.check)
         b.close()
-    if name != 'no bundle': opened = info(path), info(path, '--json')
+    info(path), info(path, '--json')
     model = refused(fd.load, path)
     if not model: return 'refused'
-    if model.goldens(): refused(lambda: replay(model).check())
+    if refused(model.goldens): refused(lambda: replay(model).check())
     text = lambda spec: {k: v for k, v in json.loads(spec.to_json()).items() if k not in ('made_by', 'net', 'pixels', 'files')}
     p = model.predict(photo(7))
     assert str(p) and json.dumps(p.to_dict())
     spec, files = toy(task)
     if model.bundle.read('model.onnx') == files['model.onnx'] and text(spec) == text(model.spec):
-        with contextlib.nullcontext() as _: want = _sound(task)
-        assert np.array_equal(answer(model), want), 'another answer'
+        assert np.array_equal(answer(model), _sound(task)), 'another answer'
     return 'opened'
 
 def _sound(task, known={}):
