@@ -347,40 +347,38 @@ def _swap(new:Path, path:Path)->None:
         raise
 
 # %% ../nbs/07_bundle.ipynb #write-part
-def _lock(folder:Path)->int|None:
-    "An open folder that no other process has locked; None where there is none, or no locks"
-    if os.name != 'posix': return None
+@contextmanager
+def _locked(folder:Path):
+    "Hold the lock of a folder, or raise if another process does; tells whether there are locks here at all"
+    if os.name != 'posix': yield False; return
     import fcntl
     fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try: fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError: os.close(fd); return None
-    return fd
-
-def _left(folder:Path)->bool:
-    "Whether nobody writes into `folder` any more; without locks, after a day"
-    old = time.time() - folder.stat().st_mtime > 86_400
-    if os.name != 'posix': return old
-    if (fd := _lock(folder)) is None: return False
-    os.close(fd)
-    return old or any(folder.iterdir())  # it is locked before anything is in it
+    try:
+        try: fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError: raise
+        except OSError: yield False; return
+        yield True
+    finally: os.close(fd)
 
 def _sweep(path:Path)->None:
-    "Remove what killed processes left beside `path`, but not the only bundle that there is"
+    "Remove what killed processes left beside `path`, but not the only bundle that there is; without locks, after a day"
     name = re.compile(re.escape(f'.{path.name}-') + r'\w{8}\.part')
     for p in path.parent.iterdir():
         if not name.fullmatch(p.name) or (p/'old').exists() and not path.exists(): continue
-        with suppress(OSError):
-            if _left(p): shutil.rmtree(p)
+        with suppress(OSError), _locked(p) as locks:
+            if locks or time.time() - p.stat().st_mtime > 86_400: shutil.rmtree(p)
 
 @contextmanager
 def _part(path:Path):
     "A folder beside `path`, until it is done"
-    tmp = Path(tempfile.mkdtemp(prefix=f'.{path.name}-', suffix='.part', dir=path.parent))
-    fd = _lock(tmp)
-    try: yield tmp
-    finally:
-        shutil.rmtree(tmp, ignore_errors=True)
-        if fd is not None: os.close(fd)
+    with ExitStack() as stack:
+        while True:
+            tmp = Path(tempfile.mkdtemp(prefix=f'.{path.name}-', suffix='.part', dir=path.parent))
+            with suppress(FileNotFoundError, BlockingIOError):  # swept before it was locked: make another one
+                stack.enter_context(_locked(tmp))
+                if tmp.exists(): break
+        stack.callback(shutil.rmtree, tmp, ignore_errors=True)
+        yield tmp
 
 # %% ../nbs/07_bundle.ipynb #write-zip
 def _sync(path:Path)->None:

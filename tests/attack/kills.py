@@ -10,7 +10,8 @@ SPEC = Spec(Input([8, 8]), [], [], dict(source='opaque', why='a toy'), Output([3
 def files(version):
     "The files of one version: all of them say which one it is."
     mark = str(version).encode()
-    return {'model.onnx': mark*50_000, 'vocab.txt': mark + b'a\nb\nc\n', **{f'golden/{i}.png': mark*999 for i in range(8)}}
+    return {'model.onnx': mark*50_000, 'vocab.txt': mark + b'a\nb\nc\n',
+            **{f'golden/{i}.png': mark*999 for i in range(8)}}
 
 def version(path):
     "Which version is at `path`: all of its files say the same."
@@ -37,11 +38,13 @@ def read_for_ever(path):
         except Exception as e: failed.append(f'{type(e).__name__}: {e}')
     print(n, len(failed), failed[:1])
 
-def child(what, path): return subprocess.Popen([sys.executable, __file__, what, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+def child(what, path): return subprocess.Popen([sys.executable, __file__, what, str(path)], stdin=subprocess.PIPE,
+                                               stdout=subprocess.PIPE, text=True)
 
 def cases(seed=0, n=12):
     "(class, case): a bundle's directory or zip, and when its writers are killed."
-    for i in range(n): yield f"kill: {('directory', 'zip')[i % 2]}", (('bundle', 'bundle.zip')[i % 2], seed*1_000_003 + i)
+    for i in range(n): yield f"kill: {('directory', 'zip')[i % 2]}", (('bundle', 'bundle.zip')[i % 2],
+        seed*1_000_003 + i)
 
 def attack(case, folder, kills=10):
     "'answered' if a sound bundle was there after every kill, every reader always found one, and nothing is left over."
