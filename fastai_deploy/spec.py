@@ -173,8 +173,10 @@ def _object(pairs:list)->dict:
 
 def _depth(x)->int:
     "How deeply lists and objects are nested in `x`"
-    inner = x.values() if isinstance(x, dict) else x if isinstance(x, list) else ()
-    return 1 + max(map(_depth, inner), default=0)
+    depth,level = 0,[x]
+    while level := [o for o in level if isinstance(o, (dict, list))]:
+        depth,level = depth+1,[v for o in level for v in (o.values() if isinstance(o, dict) else o)]
+    return depth
 
 # %% ../nbs/00_spec.ipynb #read-json-code
 def read_json(
