@@ -226,7 +226,7 @@ class Bundle:
 # %% ../nbs/07_bundle.ipynb #limits
 def _most(name:str)->int:
     "How many bytes file `name` of a bundle may have"
-    return 16_000_000 if name == 'bundle.json' else 64_000_000 if name.endswith(('.json', '.txt')) else 2**31
+    return 16_000_000 if name == 'bundle.json' else 32_000_000 if name.endswith(('.json', '.txt')) else 2**31
 
 def _check_lengths(files:dict)->None:
     "Raise if a file, or all together, are longer than a bundle's may be"
