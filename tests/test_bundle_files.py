@@ -82,7 +82,7 @@ def test_sha256(toy):
     b = open_bundle(toy)
     assert open_bundle(toy, sha256=b.sha256.upper()).sha256 == b.sha256
     refused(toy, 'another bundle than you asked for', sha256='0'*64)
-    for bad in ('abc', 7, '0'*63+'g'): refused(toy, '64 hexadecimal digits', sha256=bad)
+    for bad in ('', 'abc', 7, '0'*63+'g'): refused(toy, '64 hexadecimal digits', sha256=bad)
 
 def test_other_files_are_ignored(toy, tmp_path):
     "A model card, a folder of git, a FIFO and a link to everything: none of them is looked at."
@@ -312,3 +312,10 @@ def test_link_stays_a_link(toy, tmp_path):
     (tmp_path/'current').symlink_to(toy)
     write_bundle(tmp_path/'current', SPEC, {**FILES, 'vocab.txt': b'd\ne\nf\n'}, overwrite=True)
     assert (tmp_path/'current').is_symlink() and open_bundle(toy).vocab() == ['d', 'e', 'f']
+
+def test_nothing_is_lost_that_cannot_be_listed(toy):
+    "A folder that cannot be read is not thrown away."
+    (toy/'mine').mkdir()
+    with patch('os.scandir', side_effect=PermissionError('no')), pytest.raises(BundleError, match='cannot be written'):
+        write_bundle(toy, SPEC, FILES, overwrite=True)
+    assert (toy/'mine').exists() and open_bundle(toy)
