@@ -189,8 +189,9 @@ def read_json(
         x = json.loads(text, parse_constant=_no_constant, parse_int=_int, parse_float=_float, object_pairs_hook=_object)
         if _depth(x) > 32: raise RecursionError
         json.dumps(x, ensure_ascii=False).encode('utf-8')  # half a character cannot be written
-    except ValueError as e: raise BundleError(f'{name} cannot be read as JSON: {e}') from e
-    except (RecursionError, MemoryError) as e: raise BundleError(f'{name} cannot be read as JSON: it is nested too deeply, or too large') from e
+    except (ValueError, RecursionError, MemoryError) as e:
+        why = e if isinstance(e, ValueError) else 'it is nested too deeply, or too large'
+        raise BundleError(f'{name} cannot be read as JSON: {why}') from e
     return x
 
 # %% ../nbs/00_spec.ipynb #sense
