@@ -273,7 +273,7 @@ def folder_golden(rng, f, to):
 
 def folder_sparse(rng, f, to):
     "A file that is as large as bundle.json says, and takes no place on the disk."
-    name, size = rng.choice([*f]), rng.choice([10**7, 10**9, 10**10, 10**12, 2**40])
+    name, size = rng.choice([*f]), rng.choice([10**7, 10**8, 10**10, 10**12, 2**40])
     files = f.sealed()
     f.spec['files'][name]['bytes'] = size
     files['bundle.json'] = f.text().encode()
