@@ -135,7 +135,7 @@ class _Reader:
 # %% ../nbs/07a_guard.ipynb #tensor-types
 _TYPES = {k:np.dtype('<'+v) for k,v in {1:'f4', 2:'u1', 3:'i1', 4:'u2', 5:'i2', 6:'i4', 7:'i8', 9:'?', 10:'f2', 11:'f8',
                                         12:'u4', 13:'u8'}.items()}  # no text, no complex numbers
-_DATA = dict(raw_data=None, float_data=4, double_data=8, int32_data=0, int64_data=0, uint64_data=0)  # bytes of each
+_DATA = dict(raw_data=None, float_data=4, double_data=8, int32_data=0, int64_data=0, uint64_data=0) # bytes each
 ELEMENTS,READ = 2**27,1024  # that a size may declare; that are read
 
 def _declared(dims:list, what:str)->int:
@@ -213,7 +213,7 @@ _SIZES = dict(ConstantOfShape=0, Expand=1, Tile=1, TopK=1, DFT=1, Col2Im=1)  # o
 def _elements(op:str, xs:list)->float: # 1 where nothing is known
     "How many elements `op` is told to make: of its input, or times its input"
     def x(k): return xs[k] if k < len(xs) else None
-    if op == 'Range' and all(o is not None and o.size for o in xs):
+    if op == 'Range' and len(xs) == 3 and all(o is not None and o.size for o in xs):
         start,limit,delta = (float(o.ravel()[0]) for o in xs)
         return abs(limit - start)/abs(delta) if delta else math.inf
     if op == 'Resize':
