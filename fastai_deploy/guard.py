@@ -135,7 +135,7 @@ class _Reader:
 # %% ../nbs/07a_guard.ipynb #tensor-types
 _TYPES = {k:np.dtype('<'+v) for k,v in {1:'f4', 2:'u1', 3:'i1', 4:'u2', 5:'i2', 6:'i4', 7:'i8', 9:'?', 10:'f2', 11:'f8',
                                         12:'u4', 13:'u8'}.items()}  # no text, no complex numbers
-_DATA = dict(raw_data=None, float_data=4, double_data=8, int32_data=0, int64_data=0, uint64_data=0) # bytes each
+_DATA = dict(raw_data=None, float_data=4, double_data=8, int32_data=0, int64_data=0, uint64_data=0) # bytes
 ELEMENTS,READ = 2**27,1024  # that a size may declare; that are read
 
 def _declared(dims:list, what:str)->int:
@@ -254,11 +254,18 @@ class _Walk:
         if doors > DOORS: raise _Refused(f'{doors} inputs or outputs')
         for o in [*g.get('value_info', []), *g.get('input', []), *g.get('output', [])]:
             if isinstance(o, dict): self.value(o)
-        env = {**env, **{t.get('name', ''): _tensor(self.r, t) for t in g.get('initializer', [])}}
+        env = {**env, **dict.fromkeys(o.get('name') for o in g.get('input', []) if isinstance(o, dict)),
+               **{t.get('name', ''): _tensor(self.r, t) for t in g.get('initializer', [])}}
         for n in g.get('node', []):
             self.nodes += 1
             if self.nodes > NODES: raise _Refused(f'more than {NODES:,} nodes')
             self.node(n, env, attrs, level)
+        for o in g.get('output', []): self.known(o.get('name') if isinstance(o, dict) else o, env)
+
+    def known(self, name:str, env:dict):
+        "The constant of a name, or None; every name is given before it is used"
+        if name and name not in env: raise _Refused(f'{name}, which nothing gives,')
+        return env.get(name)
 
     def value(self, o:dict)->None:
         "What is said of a value"
@@ -280,16 +287,24 @@ class _Walk:
         "One node: an operator of ours, or a call"
         op,domain,ins,outs = n.get('op_type', ''),n.get('domain', ''),n.get('input', []),n.get('output', [])
         own = {a.get('name'): self.attribute(a, attrs) for a in n.get('attribute', [])}
-        xs = [env.get(o) if o else None for o in ins]
-        for o in outs: env.pop(o, None)
-        if domain in ('', 'ai.onnx'): return self.operator(op, own, xs, outs, env, attrs, level)
+        xs = [self.known(o, env) for o in ins]
+        if domain in ('', 'ai.onnx'): value = self.operator(op, own, xs, outs, env, attrs, level)
+        else: value = self.call(domain, op, own, xs, outs, level)
+        for o in filter(None, outs):
+            if o in env: raise _Refused(f'{o}, which is given twice,')
+            env[o] = value
+
+    def call(self, domain:str, op:str, own:dict, xs:list, outs:list, level:int)->None:
+        "The nodes of a function, with the constants and attributes of a call"
         if (f := self.functions.get((domain, op))) is None: raise _Refused(f'operator {domain}.{op}')
         self.called.add((domain, op))
         defaults = {a.get('name'): self.attribute(a, {}) for a in f.get('attribute_proto', [])}
-        self.body(f, dict(zip(f.get('input', []), xs)), {**defaults, **own}, level + 1)
+        params = f.get('input', [])
+        if len(xs) > len(params) or len(outs) > len(f.get('output', [])): raise _Refused(f'too many arguments for {op}')
+        self.body(f, {**dict.fromkeys(params), **dict(zip(params, xs))}, {**defaults, **own}, level + 1)
 
-    def operator(self, op:str, own:dict, xs:list, outs:list, env:dict, attrs:dict, level:int)->None:
-        "One operator: known, its attributes in range, its sizes bearable"
+    def operator(self, op:str, own:dict, xs:list, outs:list, env:dict, attrs:dict, level:int)->np.ndarray:
+        "The constant that an operator makes, or None; it is known, its attributes in range, its sizes bearable"
         if op not in OPERATORS: raise _Refused(f'operator {op}')
         for k,v in own.items():
             if isinstance(v, dict):
@@ -301,8 +316,8 @@ class _Walk:
         n = _elements(op, xs)
         self.elements += n
         if not self.elements <= ELEMENTS: raise _Refused(f'{op} to {n:.3g} elements')
-        value = self.constant(own) if op == 'Constant' else _fold(op, own, xs)
-        if value is not None and outs: env[outs[0]] = value
+        if op == 'Split' and own.get('num_outputs', len(outs)) != len(outs): raise _Refused('Split with other num_outputs')
+        return self.constant(own) if op == 'Constant' else _fold(op, own, xs)
 
     def constant(self, own:dict)->np.ndarray: # Flat, or None
         "The value of a Constant"

@@ -171,6 +171,11 @@ def fatal():
             'group 0': one('ConvTranspose', 'x k', floats('k', *[1]*3, dims=[3, 1, 1, 1]), group=0),
             'strides 0': one('MaxPool', 'x', kernel_shape=[2, 2], strides=[0, 0]),
             'dilations 0': one('MaxPool', 'x', kernel_shape=[2, 2], dilations=[0, 0]),
+            'a Split with more outputs': calling(function('f', node('Split', 'x', 'y z', num_outputs=1, axis=2))),
+            'a name given twice': calling(function('f', node('Relu', 'x', 'a'), node('Neg', 'x', 'a'), node('Abs', 'a', 'y'))),
+            'a parameter given again': calling(function('f', node('Relu', 'x', 'x'), node('Neg', 'x', 'y'))),
+            'a name that nothing gives': calling(function('f', node('Add', 'x a', 'y'))),
+            'too many arguments': model([call('f', 'x x')], functions=[function('f', node('Relu', 'x', 'y'))], domain='f'),
             'axis of 64 bits': one('Softmax', 'x', axis=2**32), 'RoiAlign of nothing': one('RoiAlign', 'x r b',
                 floats('r', *[0]*4, dims=[1, 4]), ints('b', 7), output_height=0, output_width=2**31-1)}
 
