@@ -135,7 +135,7 @@ class _Reader:
 # %% ../nbs/07a_guard.ipynb #tensor-types
 _TYPES = {k:np.dtype('<'+v) for k,v in {1:'f4', 2:'u1', 3:'i1', 4:'u2', 5:'i2', 6:'i4', 7:'i8', 9:'?', 10:'f2', 11:'f8',
                                         12:'u4', 13:'u8'}.items()}  # no text, no complex numbers
-_DATA = dict(raw_data=None, float_data=4, double_data=8, int32_data=0, int64_data=0, uint64_data=0) # bytes
+_WIDTHS = dict(raw_data=None, float_data=4, double_data=8, int32_data=0, int64_data=0, uint64_data=0) # 0: it varies
 ELEMENTS,READ = 2**27,1024  # that a size may declare; that are read
 
 def _declared(dims:list, what:str)->int:
@@ -149,10 +149,10 @@ def _tensor(r:_Reader, t:dict)->np.ndarray: # Flat; None if it is large
     "The values of a tensor that holds what it declares"
     name,dtype = t.get('name', 'a constant'),_TYPES.get(t.get('data_type'))
     if dtype is None: raise _Refused(f'{name} of data type {t.get("data_type")}')
-    n,have = _declared(r.ints(t.get('dims', [])), name),[k for k in _DATA if k in t]
+    n,have = _declared(r.ints(t.get('dims', [])), name),[k for k in _WIDTHS if k in t]
     if len(have) > 1: raise _Refused(f'{name} has {" and ".join(have)}')
     values = t[have[0]] if have else []
-    width = _DATA[have[0]] if have else 0
+    width = _WIDTHS[have[0]] if have else 0
     if width is None: found = (values[1] - values[0])/dtype.itemsize
     else: found = sum(b-a for a,b in values)/width if width else r.many(values)
     if found != n: raise _Refused(f'{name} declares {n} elements and has {found:g}')
@@ -264,7 +264,7 @@ class _Walk:
 
     def known(self, name:str, env:dict):
         "The constant of a name, or None; every name is given before it is used"
-        if name and name not in env: raise _Refused(f'{name}, which nothing gives,')
+        if name and name not in env: raise _Refused(f'{name}, which nothing gives')
         return env.get(name)
 
     def value(self, o:dict)->None:
@@ -291,7 +291,7 @@ class _Walk:
         if domain in ('', 'ai.onnx'): value = self.operator(op, own, xs, outs, env, attrs, level)
         else: value = self.call(domain, op, own, xs, outs, level)
         for o in filter(None, outs):
-            if o in env: raise _Refused(f'{o}, which is given twice,')
+            if o in env: raise _Refused(f'{o}, which is given twice')
             env[o] = value
 
     def call(self, domain:str, op:str, own:dict, xs:list, outs:list, level:int)->None:
@@ -300,7 +300,7 @@ class _Walk:
         self.called.add((domain, op))
         defaults = {a.get('name'): self.attribute(a, {}) for a in f.get('attribute_proto', [])}
         params = f.get('input', [])
-        if len(xs) > len(params) or len(outs) > len(f.get('output', [])): raise _Refused(f'too many arguments for {op}')
+        if len(xs) > len(params) or len(outs) > len(f.get('output', [])): raise _Refused(f'{op} with too many names')
         self.body(f, {**dict.fromkeys(params), **dict(zip(params, xs))}, {**defaults, **own}, level + 1)
 
     def operator(self, op:str, own:dict, xs:list, outs:list, env:dict, attrs:dict, level:int)->np.ndarray:
@@ -316,7 +316,8 @@ class _Walk:
         n = _elements(op, xs)
         self.elements += n
         if not self.elements <= ELEMENTS: raise _Refused(f'{op} to {n:.3g} elements')
-        if op == 'Split' and own.get('num_outputs', len(outs)) != len(outs): raise _Refused('Split with other num_outputs')
+        if op == 'Split' and own.get('num_outputs', len(outs)) != len(outs):
+            raise _Refused('Split with another num_outputs than outputs')
         return self.constant(own) if op == 'Constant' else _fold(op, own, xs)
 
     def constant(self, own:dict)->np.ndarray: # Flat, or None

@@ -36,7 +36,7 @@ WHY = {'control flow': 'operator (Loop|Scan|SequenceConstruct|SequenceMap)|with 
        'functions': 'nested more|nodes|twice|operator f.f|instead of Relu|never called',
        'floods': r'elements|pads|strides|output_shape|hidden_size|operator (HannWindow|OneHot|CenterCropPad|Sum)|scales',
        'fatal numbers': 'by zero|blocksize|batch_dims|operator (OneHot|RoiAlign)|group 0|strides 0|dilations 0|axis|num_outputs|given twice|nothing gives|'
-                        'too many'}
+                        'too many names'}
 
 @pytest.mark.parametrize('kind', WHY)
 def test_why(kind):
