@@ -7,7 +7,6 @@ __all__ = ['FIELDS', 'NAME', 'DEPTH', 'ELEMENTS', 'READ', 'OPERATORS', 'OPSET', 
 
 # %% ../nbs/07a_guard.ipynb #imports
 import math
-import struct
 
 import numpy as np
 
@@ -135,7 +134,7 @@ class _Reader:
 # %% ../nbs/07a_guard.ipynb #tensor-types
 _TYPES = {k:np.dtype('<'+v) for k,v in {1:'f4', 2:'u1', 3:'i1', 4:'u2', 5:'i2', 6:'i4', 7:'i8', 9:'?', 10:'f2', 11:'f8',
                                         12:'u4', 13:'u8'}.items()}  # no text, no complex numbers
-_WIDTHS = dict(raw_data=None, float_data=4, double_data=8, int32_data=0, int64_data=0, uint64_data=0) # 0: it varies
+_WIDTHS = dict(raw_data=None, float_data=4, double_data=8, int32_data=0, int64_data=0, uint64_data=0)
 ELEMENTS,READ = 2**27,1024  # that a size may declare; that are read
 
 def _declared(dims:list, what:str)->int:
