@@ -140,7 +140,8 @@ ELEMENTS,READ = 2**27,1024  # that a size may declare; that are read
 def _declared(dims:list, what:str)->int:
     "How many elements `dims` declare"
     n = math.prod(dims)
-    if min(dims, default=0) < 0 or n > ELEMENTS: raise _Refused(f'{what} declares {" x ".join(map(str, dims))} elements')
+    if min(dims, default=0) < 0 or n > ELEMENTS:
+        raise _Refused(f'{what} declares {" x ".join(map(str, dims))} elements')
     return n
 
 # %% ../nbs/07a_guard.ipynb #tensor
