@@ -155,7 +155,7 @@ def _export(args)->int:
     learn = _open_pickle(args.model)
     export(learn, out, goldens=goldens, overwrite=args.overwrite, size=args.size, dynamic_hw=args.dynamic_hw,
            input=args.input, logits=args.logits, tta=args.tta, pixels=args.pixels, weights=args.weights, names=names,
-           inactive=args.inactive, progress=_note)
+           inactive=args.inactive, progress=lambda line: _note(_shell(line)))
     return 0
 
 # %% ../nbs/32_cli.ipynb #verify
@@ -410,7 +410,8 @@ def _info_args(p)->None:
 def _check_args(p)->None:
     "Arguments of fastai-deploy check"
     p.add_argument('bundle')
-    p.add_argument('--memory', type=_count, metavar='MB', help='how much it may take (default: 4 GB and more for large bundles)')
+    p.add_argument('--memory', type=_count, metavar='MB',
+                   help='how much it may take (default: 4 GB, and more for large bundles)')
     p.add_argument('--seconds', type=_count, default=60, metavar='S', help='how long (default: %(default)s)')
     _load_args(p, 'model', check=False, sandbox=False)
 
