@@ -15,7 +15,7 @@ from .bundle import Bundle, check_place, open_bundle
 from .images import FORMATS
 from .parity import Parity
 from .rows import (RowFile, csv_columns, csv_line, csv_row, facts, forms, json_row, json_text, places,
-                                save, text_row)
+                                reason, save, text_row)
 from .runtime import load, show_progress, try_out
 from .spec import FastaiDeployError, ParityError, plain
 
@@ -214,8 +214,8 @@ class _Rows:
     def __call__(self, file:str, answer, saved=None)->None:
         "Write one"
         if isinstance(answer, Exception):
-            if self.form == 'text': return _say(answer)
-            answer = FastaiDeployError(_shell(answer))
+            answer = FastaiDeployError(_shell(reason(file, answer)))
+            if self.form == 'text': return _note(f'fastai-deploy: {file}: {answer}')
         row = self.line(file, answer, self.k, saved)
         self.file.write(row) if self.file else print(row, flush=True)
 
@@ -224,7 +224,7 @@ class _Rows:
         if not self.file: return
         self.file.close(stopped)
         if self.file.rows or not stopped:
-            _note(f"{'stopped: ' if stopped else ''}{self.file.path}: {self.file.rows} rows")
+            _note(f"{'stopped: ' if stopped else ''}{self.file.path}: {self.file.rows} row{'s'*(self.file.rows != 1)}")
 
 # %% ../nbs/32_cli.ipynb #predict-code
 def _answers(args, model, files):
@@ -257,7 +257,7 @@ def _predict(args)->int:
         rows.close(stopped=True)
         raise
     rows.close()
-    if bad and rows.form != 'text': _note(f'{bad} of {n} images have no answer: their rows say why')
+    if bad and rows.form != 'text': _note(f'no answer for {bad} of {n} images: their rows say why')
     return 1 if bad else 0
 
 # %% ../nbs/32_cli.ipynb #info-code
