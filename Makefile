@@ -3,7 +3,7 @@
 PYTHON ?= python3
 ENV = $(PYTHON) tools/env.py
 
-.PHONY: help env demo test test-slow test-latest lint docs readme export bench zoo apps matrix clean
+.PHONY: help env demo test test-slow test-latest lint docs readme export bench zoo apps matrix attack clean
 
 help:         ## this list
 	@$(PYTHON) tools/env.py --help-targets Makefile
@@ -33,5 +33,7 @@ apps:         ## the programs in other languages: build, test on the goldens, co
 	$(ENV) dev --exec tools/apps.py $(ARGS)
 matrix:       ## bundles made under two Pillows, run under every Pillow, numpy and onnxruntime named (half an hour)
 	$(ENV) dev run latest --exec tools/matrix.py $(ARGS)
+attack:       ## hostile bundles, models and images, and kills, at length: into nbs/attacks.json (half an hour)
+	$(ENV) dev --exec tests/attack/run.py --table $(ARGS)
 clean:        ## remove what the targets made, the environments too
 	$(PYTHON) tools/env.py --clean

@@ -3,10 +3,13 @@ __version__ = "0.0.1"
 # Written by hand; nbdev keeps the version line. A name is looked up when it is first used, so that the import costs
 # nothing and the run side never meets torch.
 
-import os as _os
+import os as _os, sys as _sys
 
-# onnxruntime 1.29 and newer collects usage data for its makers unless this is set before it is loaded.
-_os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')
+# onnxruntime 1.29 and newer sends usage data to its makers unless this is set before it is loaded. Where it was loaded
+# before us, its events are switched off from here on; what it sent at its start cannot be taken back.
+if 'ORT_DISABLE_TELEMETRY' not in _os.environ:
+    _os.environ['ORT_DISABLE_TELEMETRY'] = '1'
+    if 'onnxruntime' in _sys.modules: _sys.modules['onnxruntime'].disable_telemetry_events()
 
 _homes = dict(exporting='export', verifying='verify', webdemo='demo', runtime='load Model',
     decode='Prediction', answers='MultiLabel Values Points Mask Picture', custom='register_op',

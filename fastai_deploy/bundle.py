@@ -6,11 +6,13 @@
 __all__ = ['digest', 'vocab_text', 'Bundle', 'open_bundle', 'check_place', 'write_bundle', 'update_bundle']
 
 # %% ../nbs/07_bundle.ipynb #imports
-import hashlib, io, os, shutil, tempfile, zipfile
+import ctypes, hashlib, io, os, re, shutil, stat, sys, tempfile, time, weakref, zipfile
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from functools import partial
+from pathlib import Path
 
-from .spec import BundleError, Spec, class_tasks
+from .spec import BundleError, Spec, class_tasks, spec_schema
 
 # %% ../nbs/07_bundle.ipynb #digest
 def digest(
@@ -26,51 +28,191 @@ def vocab_text(
     "One class a line, each ended by a line break"
     return ''.join(f'{n}\n' for n in vocab)
 
-# %% ../nbs/07_bundle.ipynb #source-dir
-class _Dir:
-    "The files of a directory, by their names in the bundle"
-    def __init__(self, path:Path): self.path = path
-    def read(self, name:str)->bytes: return (self.path/name).read_bytes()
+# %% ../nbs/07_bundle.ipynb #open-file
+_flags = sum(getattr(os, o, 0) for o in ('O_RDONLY', 'O_CLOEXEC', 'O_NONBLOCK', 'O_NOFOLLOW', 'O_BINARY'))
 
-    def sizes(self)->dict:
-        files = [p for p in self.path.rglob('*') if p.is_symlink() or not p.is_dir()]
-        if links := [p for p in files if p.is_symlink()]:
-            raise BundleError(f'{links[0]}: a link has no place in a bundle')
-        return {p.relative_to(self.path).as_posix(): p.stat().st_size for p in files}
+def _open_file(name, folder:int=None)->io.FileIO:
+    "A regular file, open to read: no link, no FIFO, no device; `name` may be relative to an open folder"
+    fd = os.open(name, _flags, dir_fd=folder)
+    if stat.S_ISREG(os.fstat(fd).st_mode): return open(fd, 'rb', buffering=0)
+    os.close(fd)
+    raise OSError(f'{name} is no regular file')
+
+# %% ../nbs/07_bundle.ipynb #files
+class _Files:
+    "Where the files of a bundle are; closed with its last reference, or before"
+    def __init__(self, path:Path):
+        self.path,self.stat,self.opened = path,os.stat(path),ExitStack()
+        self.close = weakref.finalize(self, self.opened.close)
+
+    def replaced(self)->bool:
+        "Whether something else is at the path by now"
+        try: return not os.path.samestat(self.stat, os.stat(self.path))
+        except OSError: return True
+
+    def read(self, name:str, most:int)->bytes:
+        "Content of file `name`, which may have `most` bytes"
+        res = io.BytesIO()
+        for piece in self.pieces(name):
+            res.write(piece)
+            if res.tell() > most: raise BundleError(f'{self.path}: {name} is larger than {most} bytes')
+        return res.getvalue()
+
+# %% ../nbs/07_bundle.ipynb #source-dir
+def _root(real:Path)->Path:
+    "What the links of the bundle in folder `real` may lead to: the folder itself, or a model's in the Hub's cache"
+    inside = (p.parent.parent for p in (real, *real.parents) if p.parent.name == 'snapshots')
+    return next((p for p in inside if p.name.startswith('models--')), real)
+
+class _Dir(_Files):
+    "The files of a directory, by their names in the bundle"
+    def __init__(self, path:Path):
+        super().__init__(path)
+        self.real,self.folder,self.held = Path(os.path.realpath(path)),None,{}
+        self.root = _root(self.real)
+        if os.name != 'posix': return
+        self.folder = os.open(self.real, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.opened.callback(os.close, self.folder)
+        self.stat = os.fstat(self.folder)
+
+    def file(self, name:str)->io.FileIO:
+        "File `name`, open"
+        real = Path(os.path.realpath(self.real/name))
+        if not real.is_relative_to(self.root):
+            raise BundleError(f'{self.path}: {name} is a link that leads out of the bundle, to {real}')
+        return _open_file(name, self.folder) if self.folder and real == self.real/name else _open_file(real)
+
+    def size(self, name:str)->int:
+        "Length of file `name`; on POSIX up to 64 files stay open"
+        f = self.file(name)
+        size = os.fstat(f.fileno()).st_size
+        if self.folder and len(self.held) < 64: self.held[name] = self.opened.enter_context(f)
+        else: f.close()
+        return size
+
+    def pieces(self, name:str):
+        "Content of file `name`, a megabyte at a time"
+        if name not in self.held:
+            with self.file(name) as f: yield from iter(partial(f.read, 2**20), b'')
+            return
+        at,fd = 0,self.held[name].fileno()
+        while piece := os.pread(fd, 2**20, at):  # several threads may read
+            yield piece
+            at += len(piece)
 
 # %% ../nbs/07_bundle.ipynb #source-zip
-class _Zip:
-    "The files of a zip, by their names in the bundle: at its top or in its one folder"
-    def __init__(self, path:Path):
-        self.path = path
-        with zipfile.ZipFile(path) as z: infos = [o for o in z.infolist() if not o.is_dir()]
-        tops = {PurePosixPath(o.filename).parts[0] for o in infos}
-        prefix = f'{tops.pop()}/' if len(tops) == 1 and all('/' in o.filename for o in infos) else ''
-        self.infos = {o.filename[len(prefix):]: o for o in infos}
-        if len(self.infos) != len(infos): raise BundleError(f'{path}: a file stands in the zip twice')
-        if bombs := [o.filename for o in infos if o.file_size > 100*o.compress_size + 1_000_000]:
-            raise BundleError(f'{path}: {bombs[0]} is packed too well to be true: a zip bomb')
+class _ZipReader(io.BufferedReader):
+    "A file to read as a zip, without long reads: the list of contents is the only thing that is read at once"
+    def read(self, n:int=-1)->bytes:
+        if n > 4_000_000: raise BundleError('its list of contents is larger than 4 MB')
+        return super().read(n if n >= 0 else 4_000_000)
 
-    def sizes(self)->dict: return {n:o.file_size for n,o in self.infos.items()}
-    def read(self, name:str)->bytes:
-        with zipfile.ZipFile(self.path) as z: return z.read(self.infos[name])
+def _prefix(names)->str:
+    "Where in a zip the bundle is: at its top, or in one folder"
+    found = {n.removesuffix('bundle.json') for n in names if re.fullmatch(r'([^/]+/)?bundle\.json', n)}
+    if '' in found or not found: return ''
+    if len(found) > 1: raise BundleError(f"more than one folder there has a bundle.json: {', '.join(sorted(found))}")
+    return found.pop()
+
+class _Zip(_Files):
+    "The files of a zip, by their names in the bundle"
+    def __init__(self, path:Path):
+        super().__init__(path)
+        f = _open_file(os.path.realpath(path))
+        self.stat = os.fstat(f.fileno())
+        self.zip = self.opened.enter_context(zipfile.ZipFile(self.opened.enter_context(_ZipReader(f))))
+        infos,prefix = self.zip.infolist(),_prefix(self.zip.namelist())
+        ends = sorted((o.header_offset, o.header_offset + 30 + o.compress_size) for o in infos)
+        if any(end > at for (_,end),(at,_) in zip(ends, [*ends[1:], (self.zip.start_dir, 0)])):
+            raise BundleError('files in it lie on top of each other')
+        self.infos = {}
+        for o in infos: self.infos.setdefault(o.filename.removeprefix(prefix), []).append(o)
+
+    def info(self, name:str)->zipfile.ZipInfo:
+        "What the zip says of file `name`"
+        if not (found := self.infos.get(name)): raise FileNotFoundError(name)
+        o = found[0]
+        if len(found) > 1: raise BundleError(f'{name} stands in the zip twice')
+        if o.flag_bits & 1: raise BundleError(f'{name} is encrypted')
+        if o.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise BundleError(f'{name} is compressed in another way than a bundle may be: stored or deflated')
+        if o.file_size > 100*o.compress_size + 1_000_000:
+            raise BundleError(f'{name} is packed too well to be true: a zip bomb')
+        return o
+
+    def size(self, name:str)->int: return self.info(name).file_size
+    def pieces(self, name:str):
+        "Content of file `name`, a megabyte at a time"
+        with self.zip.open(self.info(name)) as f: yield from iter(partial(f.read, 2**20), b'')
+
+# %% ../nbs/07_bundle.ipynb #reading
+@contextmanager
+def _reading(path:Path):
+    "Whatever is wrong with the files at `path` is one kind of error, in one line"
+    try: yield
+    except BundleError as e:
+        if str(e).startswith(str(path)): raise
+        raise BundleError(f'{path}: {e}') from e
+    except Exception as e: # zipfile, zlib and the operating system have no common base but this
+        why = ' '.join(str(e).split())[:200] or type(e).__name__
+        raise BundleError(f'{path}: cannot be read: {why}') from e
+
+def _source(path:Path)->_Files:
+    "The files at `path`, a bundle's directory or zip"
+    if path.is_dir(): return _Dir(path)
+    if not path.exists(): raise BundleError('no such bundle')
+    try: return _Zip(path)
+    except zipfile.BadZipFile as e: raise BundleError('neither a directory nor a zip of a bundle') from e
 
 # %% ../nbs/07_bundle.ipynb #bundle
 class Bundle:
     "A bundle's spec and files; `open_bundle` makes it, and has compared them"
-    def __init__(self, path:Path, source, spec:Spec): self.path,self.source,self.spec = path,source,spec
+    def __init__(self, path:Path, source, spec:Spec, text:bytes):
+        self.path,self.source,self.spec,self.text = path,source,spec,text
+        self.sha256 = digest(text)['sha256'] # of bundle.json, which has the hashes of all other files
+
     def __repr__(self)->str: return f'Bundle({str(self.path)!r}, {len(self.spec.files)} files)'
     def __contains__(self, name:str)->bool: return name in self.spec.files
+    def __enter__(self)->'Bundle': return self
+    def __exit__(self, *args)->None: self.close()
+
+    def close(self)->None:
+        "Let go of the files; what is read later is opened for that"
+        if self.source: self.source.close()
+        self.source = None
+
+    def _again(self)->_Files:
+        "The files at the path, opened once more"
+        source = _source(self.path)
+        if source.read('bundle.json', _most('bundle.json')) == self.text: return source
+        raise BundleError('another bundle was written there since this one was opened: open it again')
+
+    def check(self,
+        name:str,                 # Name of a file in the bundle
+        write=lambda piece: None, # What is done with each piece of it
+    )->None:
+        "Raise unless file `name` has the length and hash that the spec says"
+        with _reading(self.path), ExitStack() as stack:
+            if not (source := self.source): stack.callback((source := self._again()).close)
+            want,sha,n = self.spec.files[name],hashlib.sha256(),0
+            for piece in source.pieces(name):
+                n += len(piece)
+                if n > want['bytes']: break
+                sha.update(piece)
+                write(piece)
+            if n != want['bytes']: raise BundleError(f'{name} has another length than bundle.json says')
+            if sha.hexdigest() != want['sha256']:
+                raise BundleError(f'{name} was altered after the export: not the hash that bundle.json has')
 
     def read(self,
         name:str, # Name of a file in the bundle, e.g. 'model.onnx'
     )->bytes: # Its content, which has the length and hash that the spec says
         "Content of file `name`"
+        if name == 'bundle.json': return self.text
         if name not in self: raise BundleError(f'{self.path}: no {name} in this bundle')
-        data = self.source.read(name)
-        if digest(data) != self.spec.files[name]:
-            raise BundleError(f'{self.path}: {name} was altered after the export: not the hash that bundle.json has')
-        return data
+        content = io.BytesIO()
+        self.check(name, content.write)
+        return content.getvalue()
 
     def vocab(self)->list: # Class names, in output order; empty if the answer is no class
         "The classes, from `vocab.txt`"
@@ -81,111 +223,219 @@ class Bundle:
             raise BundleError(f'{self.path}: vocab.txt has {len(vocab)} classes, bundle.json says {n}')
         return vocab
 
-# %% ../nbs/07_bundle.ipynb #source
-def _source(path:Path):
-    "The files at `path`, a bundle's directory or zip"
-    if path.is_dir(): return _Dir(path)
-    if not path.exists(): raise BundleError(f'{path}: no such bundle')
-    try: return _Zip(path)
-    except zipfile.BadZipFile as e: raise BundleError(f'{path}: neither a directory nor a zip of a bundle') from e
+# %% ../nbs/07_bundle.ipynb #limits
+def _most(name:str)->int:
+    "How many bytes file `name` of a bundle may have"
+    return 16_000_000 if name == 'bundle.json' else 64_000_000 if name.endswith(('.json', '.txt')) else 2**31
 
-# %% ../nbs/07_bundle.ipynb #open-parts
-def _read_spec(source, path:Path, sizes:dict, limit:int=16_000_000)->Spec:
-    "The checked spec of the bundle at `path`"
-    if 'bundle.json' not in sizes: raise BundleError(f'{path}: no bundle.json there: not a fastai_deploy bundle')
-    if sizes['bundle.json'] > limit: raise BundleError(f'{path}: bundle.json is larger than {limit} bytes')
-    return Spec.from_json(source.read('bundle.json'))
-
-# %% ../nbs/07_bundle.ipynb #open-compare
-def _compare(path:Path, want:dict, have:dict)->None:
-    "Raise unless the files that are there are those of the spec, with their lengths"
-    faults = {'is missing': want.keys() - have.keys(), 'is not in bundle.json': have.keys() - want.keys(),
-              'has another length than bundle.json says': {n for n in want if have.get(n) != want[n]}}
-    for what,names in faults.items():
-        if names: raise BundleError(f'{path}: {min(names)} {what}')
+def _check_lengths(files:dict)->None:
+    "Raise if a file, or all together, are longer than a bundle's may be"
+    for n,o in files.items():
+        if o['bytes'] > _most(n): raise BundleError(f"{n} is larger than {_most(n):,} bytes")
+    if sum(o['bytes'] for o in files.values()) > 2**33: raise BundleError('its files are larger than 8 GiB together')
 
 # %% ../nbs/07_bundle.ipynb #open
-def open_bundle(
-    path:str|Path,   # A bundle: directory, or zip of one
-    check:bool=True, # Read every file once and compare its hash, also those that a prediction never needs
-)->Bundle: # Spec and files
-    "Open the bundle at `path`, refusing what is missing, extra or altered"
-    path = Path(path)
-    try:
-        source = _source(path)
-        have = source.sizes()
-        spec = _read_spec(source, path, have)
-        del have['bundle.json']
-        _compare(path, {n:o['bytes'] for n,o in spec.files.items()}, have)
-        bundle = Bundle(path, source, spec)
-        for n in spec.files if check else (): bundle.read(n)
-    except (OSError, UnicodeDecodeError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as e:
-        raise BundleError(f'{path}: cannot be read: {e}') from e
+def _same_bundle(path:Path, source:_Files, check:bool, sha256:str)->Bundle:
+    "The bundle whose files are in `source`, compared"
+    try: text = source.read('bundle.json', _most('bundle.json'))
+    except (FileNotFoundError, NotADirectoryError) as e:
+        raise BundleError('no bundle.json there: not a fastai_deploy bundle') from e
+    if sha256 and digest(text)['sha256'] != sha256.lower():
+        raise BundleError(f"another bundle than you asked for: its sha256 is {digest(text)['sha256']}, not {sha256}")
+    bundle = Bundle(path, source, Spec.from_json(text), text)
+    _check_lengths(bundle.spec.files)
+    for n,o in bundle.spec.files.items():
+        try: size = source.size(n)
+        except (FileNotFoundError, NotADirectoryError) as e: raise BundleError(f'{n} is missing') from e
+        if size != o['bytes']: raise BundleError(f'{n} has another length than bundle.json says')
+    for n in bundle.spec.files if check else (): bundle.check(n)
     return bundle
 
+# %% ../nbs/07_bundle.ipynb #open-code
+def open_bundle(
+    path:str|Path,     # A bundle: directory, or zip of one
+    check:bool=True,   # Read every file once and compare its hash, also those that a prediction never needs
+    sha256:str=None,   # `Bundle.sha256` of the only bundle that will do, hexadecimal
+)->Bundle: # Spec and files
+    "Open the bundle at `path`, refusing what is missing or altered"
+    path = Path(path)
+    if sha256 and not (isinstance(sha256, str) and re.fullmatch('[0-9a-fA-F]{64}', sha256)):
+        raise BundleError(f'sha256 must be 64 hexadecimal digits, not {sha256!r:.80}')
+    for tries in range(100):
+        source = None
+        try:
+            with _reading(path): source = _source(path); bundle = _same_bundle(path, source, check, sha256)
+        except BundleError:
+            if source: source.close()
+            if tries == 99 or not source or not source.replaced(): raise
+        else:
+            if os.name != 'posix': bundle.close()  # an open file could not be replaced
+            return bundle
+
 # %% ../nbs/07_bundle.ipynb #write-place
+def _is_bundle(path:Path)->bool:
+    "Whether there is a bundle at `path`, of whatever version, or what is left of one"
+    with suppress(BundleError), _reading(path):
+        source = _source(path)
+        try: return b'"fastai_deploy/' in source.read('bundle.json', _most('bundle.json'))
+        finally: source.close()
+    with suppress(OSError), _open_file(os.path.realpath(path)) as f:  # a zip that was cut begins as it always did
+        head = f.read(1000)
+        return head.startswith(b'PK') and b'bundle.json' in head[:60] and b'"fastai_deploy/' in head
+    return False
+
 def check_place(
     path:str|Path,        # Where a bundle is to be written: a directory, or a file that ends in .zip
     overwrite:bool=False, # Whether a bundle may be replaced
 )->Path: # The same, as a Path
     "Raise unless a bundle may be written at `path`"
     path = Path(path)
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())): return path
+    with _reading(path):
+        if not path.exists() or (path.is_dir() and not any(path.iterdir())): return path
     if not overwrite: raise BundleError(f'{path} is there already: pass overwrite=True, or choose another path')
-    try: open_bundle(path, check=False)
-    except BundleError as e:
-        raise BundleError(f'{path} is there already and is no sound bundle, so it is not overwritten ({e})') from e
+    if not _is_bundle(path): raise BundleError(f'{path} is there already and is no bundle, so it is not overwritten')
     return path
+
+# %% ../nbs/07_bundle.ipynb #write-keep
+def _is_own(name:str)->bool:
+    "Whether a file of this name belongs to a bundle"
+    own = spec_schema()['properties']['files']['propertyNames']['pattern']
+    return name == 'bundle.json' or bool(re.fullmatch(own, name))
+
+def _link(old:Path, new:Path)->None:
+    "Another name for a file, or a copy where a disk has no such thing"
+    new.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if not old.is_symlink(): return os.link(old, new)
+    except OSError: pass  # it is copied
+    shutil.copy2(old, new, follow_symlinks=False)
+
+def _keep(path:Path, new:Path)->None:
+    "Take the files in directory `path` that are not a bundle's into directory `new`"
+    for folder,dirs,names in os.walk(path):
+        for p in (Path(folder)/n for n in [*names, *dirs]):
+            part = p.relative_to(path)
+            if (p.is_symlink() or not p.is_dir()) and not _is_own(part.as_posix()): _link(p, new/part)
+
+def _kept(path:Path)->dict:
+    "Name → content of the files in the zip at `path` that are not a bundle's"
+    with suppress(zipfile.BadZipFile):  # one that was cut has no list of contents
+        source = _Zip(path)
+        try: return {n:source.read(n, 2**31) for n in source.infos if n and n[-1] != '/' and not _is_own(n)}
+        finally: source.close()
+    return {}
+
+# %% ../nbs/07_bundle.ipynb #write-exchange
+def _exchange(a:Path, b:Path)->bool:
+    "Let two paths change names in one step; False where the system or the disk cannot"
+    names = os.fsencode(a),os.fsencode(b)
+    if sys.platform == 'darwin': return ctypes.CDLL(None).renamex_np(*names, 2) == 0
+    if sys.platform != 'linux' or not hasattr(libc := ctypes.CDLL(None), 'renameat2'): return False
+    return libc.renameat2(-100, names[0], -100, names[1], 2) == 0  # -100: relative to the current folder
 
 # %% ../nbs/07_bundle.ipynb #write-swap
 def _swap(new:Path, path:Path)->None:
     "Put `new` in the place of `path`, which may be there"
-    if not new.is_dir(): return os.replace(new, path)
-    old = new.with_name(new.name + '-old')
+    if not new.is_dir() or not path.exists(): return os.replace(new, path)
+    if _exchange(new, path): return
+    old = new.with_name('old')
     try:
-        if path.exists(): os.replace(path, old)
+        os.replace(path, old)
         os.replace(new, path)
     except BaseException:  # Ctrl-C, too
         if old.exists(): os.replace(old, path)
         raise
-    shutil.rmtree(old, ignore_errors=True)
+
+# %% ../nbs/07_bundle.ipynb #write-part
+def _lock(folder:Path)->int|None:
+    "An open folder that no other process has locked; None where there is none, or no locks"
+    if os.name != 'posix': return None
+    import fcntl
+    fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try: fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError: os.close(fd); return None
+    return fd
+
+def _left(folder:Path)->bool:
+    "Whether nobody writes into `folder` any more; without locks, after a day"
+    old = time.time() - folder.stat().st_mtime > 86_400
+    if os.name != 'posix': return old
+    if (fd := _lock(folder)) is None: return False
+    os.close(fd)
+    return old or any(folder.iterdir())  # it is locked before anything is in it
+
+def _sweep(path:Path)->None:
+    "Remove what killed processes left beside `path`, but not the only bundle that there is"
+    name = re.compile(re.escape(f'.{path.name}-') + r'\w{8}\.part')
+    for p in path.parent.iterdir():
+        if not name.fullmatch(p.name) or (p/'old').exists() and not path.exists(): continue
+        with suppress(OSError):
+            if _left(p): shutil.rmtree(p)
+
+@contextmanager
+def _part(path:Path):
+    "A folder beside `path`, until it is done"
+    tmp = Path(tempfile.mkdtemp(prefix=f'.{path.name}-', suffix='.part', dir=path.parent))
+    fd = _lock(tmp)
+    try: yield tmp
+    finally:
+        shutil.rmtree(tmp, ignore_errors=True)
+        if fd is not None: os.close(fd)
 
 # %% ../nbs/07_bundle.ipynb #write-zip
-def _zip_bytes(files:dict)->bytes:
-    "A zip of `files`, stored without compression: weights do not shrink"
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, 'w') as z:
-        for n,b in files.items(): z.writestr(zipfile.ZipInfo(n), b)
-    return out.getvalue()
+def _sync(path:Path)->None:
+    "Wait until the disk has the names in folder `path`, where a system can"
+    if os.name != 'posix': return
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try: os.fsync(fd)
+    finally: os.close(fd)
+
+def _write_zip(path:Path, files:dict)->None:
+    "Write a zip of `files`, stored without compression: weights do not shrink"
+    with open(path, 'wb') as f:
+        with zipfile.ZipFile(f, 'w') as z:
+            for n,b in files.items(): z.writestr(zipfile.ZipInfo(n), b)
+        f.flush()
+        os.fsync(f.fileno())
 
 # %% ../nbs/07_bundle.ipynb #write-files
-def _write_files(path:Path, files:dict, as_zip:bool)->None:
-    "Write `files` as one zip, or into a new directory"
-    if as_zip: return path.write_bytes(_zip_bytes(files))
+def _write_dir(path:Path, files:dict)->None:
+    "Write `files` into directory `path`"
     for n,b in files.items():
         (path/n).parent.mkdir(parents=True, exist_ok=True)
-        (path/n).write_bytes(b)
+        with open(path/n, 'wb') as f:
+            f.write(b)
+            f.flush()
+            os.fsync(f.fileno())
+    for p in {(path/n).parent for n in files}: _sync(p)
 
 # %% ../nbs/07_bundle.ipynb #write
 def write_bundle(
     path:str|Path,        # Directory to make, or a file that ends in .zip
     spec:Spec,            # What bundle.json shall say; its `files` are filled in here
     files:dict,           # name -> content (bytes) of every other file
-    overwrite:bool=False, # Replace a bundle that is there
+    overwrite:bool=False, # Replace a bundle that is there, also an older or a damaged one
 )->Path: # `path`
-    "Write a bundle, whole or not at all"
+    "Write a bundle, whole or not at all; other files beside it are kept"
     path = check_place(path, overwrite)
     spec = replace(spec, files={n:digest(b) for n,b in files.items()})
+    _check_lengths(spec.files)
     files = {'bundle.json': spec.to_json().encode('utf-8'), **files}
-    tmp = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tmp = tempfile.mkdtemp(prefix=f'.{path.name}-', dir=path.parent)
-        _write_files(Path(tmp)/'new', files, as_zip=path.is_file() or path.suffix.lower() == '.zip')
-        _swap(Path(tmp)/'new', path)
+        to = Path(os.path.realpath(path))
+        to.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(to)
+        with _part(to) as tmp:
+            new = tmp/'new'
+            if to.is_file() or to.suffix.lower() == '.zip' and not to.is_dir():
+                with _reading(path): kept = _kept(to) if to.exists() else {}
+                _write_zip(new, {**files, **kept})
+            else:
+                if to.exists(): _keep(to, new)
+                _write_dir(new, files)
+            _swap(new, to)
+            _sync(to.parent)
     except OSError as e: raise BundleError(f'{path}: cannot be written: {e}') from e
-    finally:
-        if tmp: shutil.rmtree(tmp, ignore_errors=True)
     return path
 
 # %% ../nbs/07_bundle.ipynb #update-code
@@ -194,5 +444,6 @@ def update_bundle(
     files:dict,    # name -> new content (bytes)
 )->Path: # Its path
     "Write a bundle again with some files new and the others as they were"
-    old = {n:bundle.read(n) for n in bundle.spec.files}
+    bundle.close()
+    with open_bundle(bundle.path, check=False, sha256=bundle.sha256) as b: old = {n:b.read(n) for n in b.spec.files}
     return write_bundle(bundle.path, bundle.spec, {**old, **files}, overwrite=True)

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['rebuilt_net', 'telling_items', 'golden_images', 'drawn_images', 'golden_files', 'traced_goldens', 'versions',
-           'graph_file', 'pixels_file', 'prove', 'export']
+           'graph_file', 'pixels_file', 'prove', 'renamed', 'export']
 
 # %% ../nbs/23_export.ipynb #imports
-import importlib.metadata, io, json, platform, tempfile, warnings
+import importlib.metadata, io, json, os, platform, tempfile, warnings
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from .bundle import check_place, vocab_text, write_bundle
 from .capture import Captured, capture
 from .graph import export_onnx
 from .heads import one_line
-from .images import open_image
+from .images import MAX_PIXELS, open_image
 from .parity import Parity, golden_entry
 from .pixels import no_pixels, pixels_model
 from .rebuild import rebuild
@@ -77,7 +77,7 @@ def golden_images(
     "Images, opened as the Learner opens them"
     inp,res = tracer.spec.input,[]
     for x in items:
-        im,ours = tracer.opened(x),open_image(x, inp.mode, exif=inp.exif, max_pixels=None)
+        im,ours = tracer.opened(x),open_image(x, inp.mode, exif=inp.exif, max_pixels=None, formats=None)
         if im.size != ours.size or np.asarray(im).tobytes() != np.asarray(ours).tobytes():
             raise UnsupportedError(f"{x}: the Learner's opener gives other pixels than a bundle's: open images with "
                                    f'{tracer.cls.__name__}.create as fastai has it; the rest is an item transform')
@@ -174,7 +174,7 @@ def graph_file(
         model = path.read_bytes()
     c.spec.input.dtype = 'float32' if kwargs.get('input') == 'float' else 'uint8'
     c.spec.output.logits = bool(kwargs.get('logits'))
-    out.noise = [float(o) for o in info.pop('noise')]
+    out.noise,c.spec.input.min_size = [float(o) for o in info.pop('noise')],info.pop('min_size')
     c.spec.made_by = versions() | {k:str(v) for k,v in info.items()}
     return model
 
@@ -198,7 +198,33 @@ def prove(
     "Hold a bundle that is not written yet against what fastai made of its goldens"
     with tempfile.TemporaryDirectory() as tmp:
         path = write_bundle(Path(tmp)/'bundle', c.spec, files)
-        return hold(load(path, check=False), traced, 'learn.tta' if c.spec.output.tta else 'learn.predict')
+        model = load(path, check=False, max_pixels=MAX_PIXELS, formats=None)
+        return hold(model, traced, 'learn.tta' if c.spec.output.tta else 'learn.predict')
+
+# %% ../nbs/23_export.ipynb #names
+def renamed(
+    vocab:list, # Class names of a Learner, in output order
+    names:dict, # Name there → name in the bundle
+)->tuple: # (the vocab with the new names, all that changed: name there → name in the bundle)
+    "Give classes other names"
+    names,new = {str(k): v for k,v in names.items()},[]
+    if unknown := names.keys() - vocab:
+        raise UnsupportedError(f'names: there is no class {min(unknown)!r}, only {", ".join(vocab) or "none at all"}')
+    new = [names.get(o, o) for o in vocab]
+    if bad := [o for o in names.values() if not isinstance(o, str) or not o.strip() or len(o.splitlines()) != 1]:
+        raise UnsupportedError(f'names: {bad[0]!r} is no name: give one line of text')
+    if len(set(new)) < len(new): raise UnsupportedError('names: two classes would have the same name')
+    return new,{a:b for a,b in zip(vocab, new) if a != b} or None
+
+# %% ../nbs/23_export.ipynb #public
+def _public(learn, items:list, images:list)->str:
+    "What is said about the user's images that travel in a bundle"
+    folders = {Path(o).parent for o in items if isinstance(o, (str, Path))}
+    where = Path(os.path.commonpath(folders)) if folders else None
+    if where and where.is_relative_to(learn.path): where = Path(Path(learn.path).name)/where.relative_to(learn.path)
+    w,h = max((im.size for im in images), key=lambda o: o[0]*o[1])
+    return (f'{len(images)} of your images travel in the bundle, for all to see (from {where or "memory"}, up to '
+            f'{w}x{h} pixels): goldens=[paths] takes others, goldens=0 none')
 
 # %% ../nbs/23_export.ipynb #golden-items
 def _golden_items(learn, goldens)->list:
@@ -215,7 +241,7 @@ def _golden_items(learn, goldens)->list:
 def export(
     learn,                # A fastai vision Learner, or one from `load_learner` of a file you trust
     path:str|Path,        # The bundle to make: a directory, or a file that ends in .zip
-    goldens:int|list=8,   # Validation images to put in as proof: how many, or a list of images of your own
+    goldens:int|list=8,   # Validation images to put in as proof: how many, or your own; False: no drawn ones either
     overwrite:bool=False, # Replace a bundle that is at `path`
     size:tuple=None,      # (height, width) of the images, where no transform sets it
     dynamic_hw:bool=False,# Leave height and width open, for nets that allow it
@@ -223,29 +249,35 @@ def export(
     logits:bool=False,    # Give the raw outputs too, as a second output
     tta=None,             # Test-time augmentation: 'horizontal', 'vertical', or dict(flip=, beta=, use_max=)
     pixels:bool=True,     # Add pixels.onnx, for languages without Pillow, where the item transforms have a graph
+    weights:bool=True,    # Add weights.safetensors, which only torch needs, where the net can be rebuilt
+    names:dict=None,      # Other names for classes: {'True':'cat', 'False':'dog'}
     inactive=(),          # Transforms that never act on an image at validation: classes, or their names
-    progress:bool=True,   # Print what is being done
+    progress:bool=True,   # Print what is being done; or a function of a line of text
 )->Path: # `path`
     "Make a bundle that predicts what `learn.predict` predicts, with the proof inside"
-    path,say = check_place(path, overwrite),print if progress else lambda *o: None
+    path = check_place(path, overwrite)
+    say = progress if callable(progress) else print if progress else lambda line: None
     with untouched(learn):
         say('reading the Learner')
         c = capture(learn, size, dynamic_hw, tta, inactive)
-        tracer = LearnerTracer(learn, c.spec)
-        images = golden_images(tracer, _golden_items(learn, goldens))
+        if names: c.vocab,c.spec.output.names = renamed(c.vocab, names)
+        tracer,items = LearnerTracer(learn, c.spec),_golden_items(learn, goldens)
+        images = golden_images(tracer, items)
         small = [_smaller(im) if _resizes(c.spec) else im for im in images]
         say('rebuilding the net without fastai')
-        net,weights = rebuilt_net(c)
+        net,tensors = rebuilt_net(c)
         say(f"exporting {c.spec.net.get('arch', 'the net')} to ONNX")
         files = {'model.onnx':graph_file(c, net, dynamic_hw=dynamic_hw, input=input, logits=logits)}
         if graph := pixels_file(c, files['model.onnx'], pixels): files['pixels.onnx'] = graph
         if c.vocab: files['vocab.txt'] = vocab_text(c.vocab).encode('utf-8')
-        if weights: files['weights.safetensors'] = weights
+        if tensors and weights: files['weights.safetensors'] = tensors
         traced = traced_goldens(tracer, small)
         large = [(im, tracer(im, f'image {i}')) for i,(im,s) in enumerate(zip(images, small)) if s is not im]
         say(f'comparing with learn.predict on {len(images)} of your images and {len(traced)-len(images)} drawn ones')
-        files.update(golden_files([im for im,_ in traced], [t for _,t in traced]))
-        files['parity.json'] = prove(c, files, traced + large).to_json().encode('utf-8')
+        proof = golden_files([im for im,_ in traced], [t for _,t in traced])
+        files['parity.json'] = prove(c, files | proof, traced + large).to_json().encode('utf-8')
+        if goldens is not False: files.update(proof)
     write_bundle(path, c.spec, files, overwrite)
     say(f'{path}: {len(files)+1} files, {sum(map(len, files.values()))/1e6:.1f} MB')
+    if images: say(_public(learn, items, small))
     return path

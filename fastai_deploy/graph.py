@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OPSET', 'EXPORTERS', 'NOISES', 'MOST_NOISE', 'tidy', 'float_noise', 'run_graph', 'check_graph', 'culprit', 'to_onnx',
-           'export_onnx']
+           'smallest_size', 'export_onnx']
 
 # %% ../nbs/17_graph.ipynb #imports
 import contextlib
@@ -14,6 +14,7 @@ import os
 import re
 import sys
 import warnings
+from bisect import bisect_left
 from copy import deepcopy
 from functools import partial
 from itertools import chain
@@ -320,10 +321,23 @@ _from_others = _alone, 'answers a picture differently in a batch than alone', 'w
 
 # %% ../nbs/17_graph.ipynb #takes
 def _takes(m, x):
-    "Whether torch itself takes input `x`."
-    try: m(x)
+    "Whether torch itself takes input `x`, and answers each of its images with finite numbers."
+    try: res = m(x)[1]
     except Exception: return False  # whatever a net may raise
-    return True
+    return len(res) == len(x) and res.numel() > 0 and bool(torch.isfinite(res).all())
+
+def smallest_size(
+    m:Deployed, # in eval mode, on the CPU
+    size, # height and width of images that it takes
+    channels=3, # channels of the images
+    input='uint8' # uint8, or float for values in 0..1
+) -> list: # height and width, in pixels
+    "The smallest images that torch takes."
+    def takes(h, w): return _takes(m, _samples(1, (h, w), channels, input))
+    h = 1 + bisect_left(range(1, size[0]), True, key=lambda n: takes(n, size[1]))
+    w = 1 + bisect_left(range(1, size[1]), True, key=lambda n: takes(size[0], n))
+    while not takes(h, w) and (h, w) != tuple(size): h, w = min(h+1, size[0]), min(w+1, size[1])
+    return [h, w]
 
 # %% ../nbs/17_graph.ipynb #write-whole
 def _write(path, data):
@@ -347,11 +361,11 @@ def export_onnx(
     logits=False, # a second output with the raw values?
     name='probs', # what the first output is called
     tta=None # test-time augmentation, as in the spec: dict(flip=, beta=, use_max=)
-) -> dict: # opset, exporter, and noise: of the raw outputs and of the answer, as from `float_noise`
+) -> dict: # opset, exporter; noise, as from `float_noise`; min_size where height and width are free
     "Write batch ops, net and activation as one checked ONNX file: `image` -> `name` (and `logits`)."
     if sum(o.nbytes for o in chain(net.parameters(), net.buffers())) > 2**31-2**24:
         raise UnsupportedError('the weights exceed 2 GB, the limit of a single ONNX file: use a smaller net')
-    ops, (h, w), axes = _ops_for(batch, input), size, {0:'batch'}
+    ops, (h, w), axes, least = _ops_for(batch, input), size, {0:'batch'}, None
     xs = [_samples(n, (h, w), channels, input) for n in (1, 3)]
     if dynamic_hw:
         axes.update({2:'height', 3:'width'})
@@ -360,10 +374,11 @@ def export_onnx(
         m = Deployed(batch_module(ops, None if dynamic_hw else (h, w), channels), net, activation, name, tta).eval()
         if dynamic_hw and not _takes(m, xs[-1]): xs.pop()  # not every net takes an odd size
         _runs(m, xs)
+        if dynamic_hw: xs.append(_samples(2, least := smallest_size(m, size, channels, input), channels, input))
         _independent(m, xs[1], *_from_dice)
         noise = float_noise(m, xs)
         _defined(noise)
         _independent(m, xs[1], *_from_others, noise[0])
         proto, exporter = to_onnx(m, xs, m.names[:1 + bool(logits)], axes, noise)
     _write(Path(path), proto.SerializeToString())
-    return dict(opset=OPSET, exporter=exporter, noise=noise)
+    return dict(opset=OPSET, exporter=exporter, noise=noise, min_size=least)

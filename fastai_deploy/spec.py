@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['class_tasks', 'FastaiDeployError', 'BundleError', 'ImageError', 'UnsupportedError', 'ParityError',
-           'MissingExtraError', 'need', 'spec_schema', 'op_names', 'validate', 'Input', 'Output', 'Spec']
+           'MissingExtraError', 'need', 'plain', 'spec_schema', 'op_names', 'validate', 'Input', 'Output', 'read_json',
+           'Spec']
 
 # %% ../nbs/00_spec.ipynb #imports
-import importlib, json, re
+import importlib, json, math, re
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from importlib import resources
@@ -43,6 +44,16 @@ def need(
         if name == 'fastai_deploy': raise
         raise MissingExtraError(f"{name} is not installed: pip install 'fastai_deploy[{extra}]'") from e
 
+# %% ../nbs/00_spec.ipynb #plain
+_commands = re.compile('[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]')
+
+def plain(
+    text,         # What is to be printed
+    keep:str='',  # Control characters that stay
+)->str: # One line, if newlines do not stay
+    "`text` with its control characters and marks of direction as JSON escapes"
+    return _commands.sub(lambda m: m[0] if m[0] in keep else f'\\u{ord(m[0]):04x}', str(text))
+
 # %% ../nbs/00_spec.ipynb #schema
 @lru_cache(maxsize=1)
 def spec_schema()->dict: # The JSON Schema of `bundle.json`
@@ -65,14 +76,18 @@ def _is(x, typ:str)->bool:
     return isinstance(x, _types[typ]) and (typ == 'boolean' or not isinstance(x, bool))
 
 # %% ../nbs/00_spec.ipynb #validate-fault
+def _short(x)->str:
+    "A value as a few words of an error"
+    return s if len(s := repr(x)) <= 60 else f'{s[:57]}…'
+
 def _leaf_fault(x, s:dict)->str|None:
     "What is wrong with `x` itself by schema `s`, if anything"
-    if 'const' in s and x != s['const']: return f"must be {s['const']!r}, not {x!r}"
-    if 'enum' in s and x not in s['enum']: return f"must be one of {', '.join(map(str, s['enum']))}, not {x!r}"
+    if 'const' in s and x != s['const']: return f"must be {s['const']!r}, not {_short(x)}"
+    if 'enum' in s and x not in s['enum']: return f"must be one of {', '.join(map(str, s['enum']))}, not {_short(x)}"
     if 'type' in s and not _is(x, s['type']): return f"must be of type {s['type']}, not {type(x).__name__}"
     if 'minimum' in s and x < s['minimum']: return f"must be at least {s['minimum']}, not {x}"
     if 'maximum' in s and x > s['maximum']: return f"must be at most {s['maximum']}, not {x}"
-    if 'pattern' in s and not re.search(s['pattern'], x): return f"has a form that is not allowed: {x!r}"
+    if 'pattern' in s and not re.fullmatch(s['pattern'], x): return f"has a form that is not allowed: {_short(x)}"
     if 'minItems' in s and len(x) < s['minItems']: return f"needs {s['minItems']} values, not {len(x)}"
     if 'maxItems' in s and len(x) > s['maxItems']: return f"takes {s['maxItems']} values, not {len(x)}"
 
@@ -83,7 +98,7 @@ def _choose(x, options:list, where:str)->dict:
     if not ops: return next((o for o in options if _is(x, o['type'])), options[0])
     name = x.get('op') if isinstance(x, dict) else x
     if not isinstance(name, str) or name not in ops:
-        raise BundleError(f"{where}: op {name!r} is not known here, only {', '.join(ops)}: "
+        raise BundleError(f"{where}: op {_short(name)} is not known here, only {', '.join(ops)}: "
                           "upgrade fastai_deploy, or export the bundle again")
     return ops[name]
 
@@ -113,8 +128,8 @@ def _validate_object(x:dict, s:dict, where:str)->None:
     for k,v in x.items():
         if fault := _leaf_fault(k, s.get('propertyNames', {})): raise BundleError(f'{where}: a name {fault}')
         if k in props: validate(v, props[k], f'{where}: {k}')
-        elif more is False: raise BundleError(f'{where}: {k!r} is not known here: upgrade fastai_deploy')
-        elif isinstance(more, dict): validate(v, more, f'{where}: {k}')
+        elif more is False: raise BundleError(f'{where}: {_short(k)} is not known here: upgrade fastai_deploy')
+        elif isinstance(more, dict): validate(v, more, f'{where}: {_short(k)}')
 
 # %% ../nbs/00_spec.ipynb #spec-parts
 @dataclass
@@ -150,9 +165,63 @@ class Output:
     names:dict=None        # what a class was called in fastai -> its name here, where the export was given other names
     noise:list=None        # of float32, in raw outputs and answer, where it is large: the proof allows for it
 
-# %% ../nbs/00_spec.ipynb #spec-class
+# %% ../nbs/00_spec.ipynb #read-json
 def _no_constant(name): raise ValueError(f'{name} is no JSON number')
 
+def _int(s:str)->int:
+    "A whole number that every language can hold"
+    if len(s) > 16: raise ValueError(f'a whole number of {len(s)} digits')
+    return int(s)
+
+def _float(s:str)->float:
+    "A number that is finite"
+    if not math.isfinite(x := float(s)): raise ValueError(f'{s[:20]} is too large a number')
+    return x
+
+def _object(pairs:list)->dict:
+    "A JSON object, in which each name stands once"
+    res = dict(pairs)
+    if len(res) < len(pairs): raise ValueError('a name stands twice in one object')
+    return res
+
+def _depth(x)->int:
+    "How deeply lists and objects are nested in `x`"
+    inner = x.values() if isinstance(x, dict) else x if isinstance(x, list) else ()
+    return 1 + max(map(_depth, inner), default=0)
+
+# %% ../nbs/00_spec.ipynb #read-json-code
+def read_json(
+    text:str|bytes, # Text, or its UTF-8
+    name:str,       # How the file is called in an error
+):
+    "What JSON says that all languages read alike, or a `BundleError`"
+    try:
+        if isinstance(text, bytes): text = text.decode('utf-8')
+        x = json.loads(text, parse_constant=_no_constant, parse_int=_int, parse_float=_float, object_pairs_hook=_object)
+        if _depth(x) > 32: raise RecursionError
+        json.dumps(x, ensure_ascii=False).encode('utf-8')  # half a character cannot be written
+    except ValueError as e: raise BundleError(f'{name} is not JSON: {e}') from e
+    except (RecursionError, MemoryError) as e: raise BundleError(f'{name} is nested too deeply, or too large') from e
+    return x
+
+# %% ../nbs/00_spec.ipynb #sense
+_ranks = dict(classification=1, multilabel=1, regression=1, points=1, segmentation=3, image_to_image=3)
+
+def _nonsense(s:'Spec')->str|None:
+    "What is wrong with a spec that the schema allows, if anything"
+    o,n = s.output,s.output.shape[0]
+    odd = n is None or s.task == 'points' and n%2 or s.task == 'image_to_image' and n not in (1, 3)
+    if odd or len(o.shape) != _ranks[s.task]: return f'output: shape {o.shape} is not one of {s.task}'
+    if s.task == 'multilabel' and o.threshold is None: return 'output: threshold is missing, and labels need one'
+    sizes = [s.input.size, *(b.get('size') for b in s.batch)]
+    if s.task == 'points' and not any(sizes): return 'input: size is missing, and points need one'
+    for i,b in enumerate(s.batch):
+        if b['op'] != 'normalize': continue
+        count = {len(b['mean']), len(b['std'])}
+        if len(count) > 1 or s.task == 'image_to_image' and not count <= {1, n}:
+            return f'batch[{i}]: normalize has another number of channels than the image'
+
+# %% ../nbs/00_spec.ipynb #spec-class
 @dataclass
 class Spec:
     "All that `bundle.json` says"
@@ -170,16 +239,17 @@ class Spec:
     @classmethod
     def from_json(cls, text:str|bytes)->'Spec':
         "Read and check the text of a `bundle.json`"
-        try: d = json.loads(text, parse_constant=_no_constant)
-        except ValueError as e: raise BundleError(f'bundle.json is not JSON: {e}') from e
+        d = read_json(text, 'bundle.json')
         if isinstance(d, dict) and d.get('format') != cls.format:
-            raise BundleError(f"bundle.json: format {d.get('format')!r} is not {cls.format!r}: "
+            raise BundleError(f"bundle.json: format {_short(d.get('format'))} is not {cls.format!r}: "
                               "upgrade fastai_deploy, or export the bundle again")
         validate(d)
-        return cls(**{**d, 'input': Input(**d['input']), 'output': Output(**d['output'])})
+        res = cls(**{**d, 'input': Input(**d['input']), 'output': Output(**d['output'])})
+        if fault := _nonsense(res): raise BundleError(f'bundle.json: {fault}')
+        return res
 
     def to_json(self)->str:
         "The text of `bundle.json`, checked first"
-        text = json.dumps(asdict(self), indent=1, ensure_ascii=False) + '\n'
+        text = json.dumps({'format':self.format, **asdict(self)}, indent=1, ensure_ascii=False) + '\n'
         Spec.from_json(text)
         return text

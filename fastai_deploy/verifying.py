@@ -16,7 +16,7 @@ import numpy as np
 
 from .answers import decode_answer, label, numbers
 from .bundle import open_bundle, update_bundle
-from .images import open_image
+from .images import MAX_PIXELS, open_image
 from .parity import Parity, Trace
 from .runtime import Model, Tracer, doubt, held, load, show_progress
 from .spec import FastaiDeployError, Input, MissingExtraError, ParityError, need
@@ -55,11 +55,12 @@ def untouched(
         for f,s in zip((random.setstate, np.random.set_state), states): f(s)
 
 # %% ../nbs/22_verify.ipynb #told
-def _told(task:str, target, decoded, raw)->tuple:
-    "(numbers, label, decided) of what `learn.predict` gave"
+def _told(spec, target, decoded, raw)->tuple:
+    "(numbers, label, decided) of what `learn.predict` gave; classes by the names that the bundle has for them"
+    task,name = spec.task,lambda label: (spec.output.names or {}).get(str(label), str(label))
     raw,none = raw.detach().cpu().float().numpy(),np.zeros(0, int)
-    if task == 'classification': return raw,str(target),np.array([int(decoded)])
-    if task == 'multilabel': return raw,'; '.join(map(str, target)),np.asarray(decoded.cpu())
+    if task == 'classification': return raw,name(target),np.array([int(decoded)])
+    if task == 'multilabel': return raw,'; '.join(map(name, target)),np.asarray(decoded.cpu())
     if task == 'regression': return np.atleast_1d(np.array(target, np.float32)),'',none
     target = np.asarray(target.cpu())
     if task == 'segmentation': return raw,'',target
@@ -97,7 +98,7 @@ class LearnerTracer:
     ): # An image of the Learner's class
         "Image `x` as the Learner itself opens a file; what is in memory, as the bundle does"
         inp = self.spec.input
-        ours = open_image(x, inp.mode, exif=inp.exif, max_pixels=None)  # says what is wrong, if it is no image
+        ours = open_image(x, inp.mode, exif=inp.exif, max_pixels=None, formats=None)  # says what is wrong
         if isinstance(x, (str, Path)): return self.learn.dls.valid_ds.tls[0].tfms.fs[-1](x, split_idx=1)
         return self.cls(ours)
 
@@ -115,7 +116,7 @@ class LearnerTracer:
             with learn.added_cbs(watch): told = learn.predict(x)
             if self.spec.output.tta: told = _flipped(learn, self.spec, dl)
         return Trace(np.asarray(opened), np.ascontiguousarray(item.cpu().numpy()), _numpy(watch.net_input),
-                     _numpy(watch.raw), *_told(self.spec.task, *told), name)
+                     _numpy(watch.raw), *_told(self.spec, *told), name)
 
 # %% ../nbs/22_verify.ipynb #items
 def valid_items(
@@ -150,7 +151,7 @@ class WeightsTracer:
     )->Trace: # What it was at each stage
         "What image `x` is at each stage, by the weights"
         m,spec = self.model,self.model.spec
-        img = open_image(x, spec.input.mode, exif=spec.input.exif, max_pixels=spec.input.max_pixels)
+        img = open_image(x, spec.input.mode, exif=spec.input.exif, max_pixels=m.max_pixels, formats=m.formats)
         item = m.prepare(img, exif=False)
         with self.torch.no_grad(): outs = self.net(self.torch.from_numpy(item[None]))
         answer,net,batch = (o[0].numpy() for o in outs)
@@ -208,7 +209,8 @@ def verify(
     engine:str=None,     # Prove only 'model' or 'pixels' (never stored); by default every file that answers
 )->Parity: # The table of stages; an error if one differs
     "Prove that a bundle answers as `learn.predict` does, or raise a `ParityError` that names the stage"
-    model = bundle if isinstance(bundle, Model) else load(bundle, engine=engine or 'model', check=False)
+    own = dict(max_pixels=MAX_PIXELS, formats=None)  # images of the user's own
+    model = bundle if isinstance(bundle, Model) else load(bundle, engine=engine or 'model', check=False, **own)
     if engine not in (None, model.engine):
         raise FastaiDeployError(f'this model was loaded with engine={model.engine!r}')
     if learn is None:

@@ -80,6 +80,17 @@ def test_no_telemetry(own, tmp_path):
     r = subprocess.run([run_python(), '-I', '-c', code], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert r.stdout.split() == [own or '1', 'False'], r.stdout + r.stderr
 
+@pytest.mark.parametrize('own', [None, '0'])
+def test_telemetry_of_one_that_was_there(own, tmp_path):
+    "An onnxruntime that was imported before us is told, too; not if the user has decided otherwise."
+    env = {k: v for k, v in os.environ.items() if k != 'ORT_DISABLE_TELEMETRY'}
+    if own: env['ORT_DISABLE_TELEMETRY'] = own
+    code = ('import onnxruntime as ort\ncalled, real = [], ort.disable_telemetry_events\n'
+            'def watch(): called.append(1); real()\n'
+            'ort.disable_telemetry_events = watch\nimport fastai_deploy\nprint(called)')
+    r = subprocess.run([run_python(), '-I', '-c', code], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert r.stdout.strip() == ('[]' if own else '[1]'), r.stdout + r.stderr
+
 def test_wheel(tmp_path):
     "What a wheel holds: the modules and the schema, and the command."
     whl = tools_env.build_wheel(tmp_path)

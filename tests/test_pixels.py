@@ -1,4 +1,5 @@
-"""The item ops as ONNX, against Pillow: every op, filter and padding on random pictures, 0 bytes different.
+"""The item ops as ONNX, against Pillow: every op, filter and padding on random pictures, 0 bytes different. And the two
+outputs for programs: what the net saw of the photo, and the finished answer; both as Python has them, bit for bit.
 
 FASTAI_DEPLOY_PIXELS sets how many pictures each variant gets; every run has the same ones."""
 import os
@@ -10,12 +11,19 @@ import pytest
 pytest.importorskip('onnx')
 pytest.importorskip('onnxscript')
 
+import fastai_deploy as fd
+import onnx
 import onnxruntime as ort
+from onnx import helper
 from PIL import Image
 
-from fastai_deploy.pixels import item_model
+from fastai_deploy.answers import FINISHED, finished
+from fastai_deploy.bundle import update_bundle, vocab_text, write_bundle
+from fastai_deploy.geometry import window
+from fastai_deploy.pixels import item_model, pixels_model
+from fastai_deploy.runtime import Tracer
 from fastai_deploy.spec import ImageError, Input, Output, Spec
-from fastai_deploy.transforms import ORDERS, RESAMPLES, apply_item, to_array
+from fastai_deploy.transforms import ORDERS, RESAMPLES, apply_item, item_size, to_array
 
 PICTURES = int(os.environ.get('FASTAI_DEPLOY_PIXELS', 20))
 PADS = 'zeros', 'border', 'reflection'
@@ -48,10 +56,13 @@ def picture(rng, h, w):
     a = rng.integers(0, 256, (h, w, 3), dtype=np.uint8)
     return a if rng.random() < .7 else (a > 127)*np.uint8(255)
 
-def session(ops, mode='RGB'):
+def run_model(model):
     options = ort.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads = 4, 1
-    return ort.InferenceSession(item_model(Spec(Input(None, mode), ops, [], {}, Output([1], 'identity'))), options)
+    return ort.InferenceSession(model, options)
+
+def session(ops, mode='RGB'):
+    return run_model(item_model(Spec(Input(None, mode), ops, [], {}, Output([1], 'identity'))))
 
 def differing(s, ops, a, mode='RGB'):
     "Bytes that differ between graph and Pillow; None where Pillow's route refuses."
@@ -109,3 +120,128 @@ def test_large(h, w):
               variants('nearest')[4], dict(op='crop_pad', pad_mode='zeros')):
         ops = [{**v, 'size': [224, 299], **({'val_xtra': .14} if v['op'] == 'random_resized_crop' else {})}]
         assert not differing(session(ops), ops, a), ops
+
+# --- what the net saw, and the finished answer
+
+SHAPES = dict(points=[6], segmentation=[3, None, None], image_to_image=[3, None, None])
+NAMES = dict(points='points', segmentation='probs', image_to_image='pixels')
+NORM = [dict(op='int_to_float', div=255.), dict(op='normalize', mean=[.4, .5, .6], std=[.3, .2, .25])]
+BATCHES = [NORM, [dict(op='affine', size=None), *NORM], [dict(op='affine', size=[37, 23])],
+           [dict(op='random_resized_crop_gpu', size=[41, 31], ratio=[3/4, 4/3], valid_scale=.83)]]
+BATCHES.append([*BATCHES[3], *BATCHES[2], *NORM])
+
+def echo(task, channels=3):
+    "A model.onnx whose answer is its image's levels, -1 to 1.55; of points, six means."
+    name, out = NAMES[task], ['n', 6] if task == 'points' else ['n', channels, 'h', 'w']
+    node, number = helper.make_node, lambda n, v: helper.make_tensor(n, 1, [], [v])
+    nodes = [node('Cast', ['image'], ['floats'], to=1), node('Div', ['floats', 'large'], ['parts']),
+             node('Sub', ['parts', 'one'], ['net_input']), node('Identity', ['net_input'], ['logits'])]
+    six = [node('GlobalAveragePool', ['logits'], ['means']), node('Flatten', ['means'], ['three']),
+           node('Neg', ['three'], ['minus']), node('Concat', ['three', 'minus'], [name], axis=1)]
+    if task == 'points': nodes += six
+    else: nodes.append(node('Identity', ['logits'], [name]))
+    image = helper.make_tensor_value_info('image', 2, ['n', channels, 'h', 'w'])
+    graph = helper.make_graph(nodes, 'echo', [image], [helper.make_tensor_value_info(name, 1, out)],
+                              [number('large', 100.), number('one', 1.)])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid('', 18)], ir_version=8).SerializeToString()
+
+def echo_spec(task, item, batch=NORM, mode='RGB'):
+    size = item_size(item)
+    shape = [len(mode), *SHAPES[task][1:]] if task == 'image_to_image' else SHAPES[task]
+    return Spec(Input(size and list(size), mode), item, batch if size else NORM[:1],
+                dict(source='opaque', why='a toy'),
+                Output(shape, 'identity', NAMES[task]), task=task)
+
+def seen(spec, h, w):
+    o = window([*spec.item, *spec.batch], (h, w))
+    return [o.top, o.left, o.height, o.width]
+
+KINDS = [v for v in VARIANTS if v.get('resample', 'bilinear') == 'bilinear' and v.get('order') != 'horizontal']
+
+@pytest.mark.parametrize('v', KINDS, ids=name)
+def test_window(v):
+    "Item ops, two in a row as well, and batch ops: the doubles of Python's window."
+    rng, asked = np.random.default_rng(zlib.crc32(name(v).encode())), 0
+    drawn = lambda o: sized(o, rng)
+    for i, batch in enumerate(BATCHES):
+        other = KINDS[rng.integers(len(KINDS))]
+        item = [[drawn(v)], [drawn(v), drawn(other)], [drawn(other), drawn(v)]][i % 3]
+        spec = echo_spec('points', item, batch)
+        try: seen(spec, 60, 60)
+        except fd.UnsupportedError: continue  # the crop of a batch op would be empty, and the net has no graph either
+        s = run_model(pixels_model(spec, echo('points')))
+        for _ in range(PICTURES//2):
+            h, w = random_side(rng, 400), random_side(rng, 400)
+            try: apply_item(item, Image.new('L', (w, h)))
+            except ImageError: continue
+            got = s.run(['window'], {'picture': np.zeros((h, w, 3), np.uint8)})[0]
+            assert got.dtype == np.float64 and got.tolist() == seen(spec, h, w), (item, batch, h, w)
+            asked += 1
+    assert asked > PICTURES
+
+def test_window_without_item_ops():
+    for task in FINISHED:
+        s = run_model(pixels_model(echo_spec(task, []), echo(task)))
+        assert s.run(['window'], {'picture': np.zeros((7, 9, 3), np.uint8)})[0].tolist() == [0, 0, 7, 9]
+
+def bundle(folder, spec, model):
+    "A bundle of a toy net"
+    vocab = 'abc' if spec.task == 'segmentation' else ''
+    files = {'model.onnx': model, 'pixels.onnx': pixels_model(spec, model, vocab)}
+    if vocab: files['vocab.txt'] = vocab_text(vocab).encode()
+    return write_bundle(folder, spec, files)
+
+@pytest.mark.parametrize('task, mode', [*((t, 'RGB') for t in FINISHED), ('image_to_image', 'L')])
+def test_finished(tmp_path, task, mode):
+    "The finished answer is that of `predict`, whatever the engine, and where classes tie."
+    rng, item = np.random.default_rng(0), [sized(v, np.random.default_rng(1)) for v in (KINDS[6], KINDS[0])]
+    batch = NORM if mode == 'RGB' else [NORM[0], dict(op='normalize', mean=[.4], std=[.3])]
+    path = bundle(tmp_path/'b', echo_spec(task, item, batch, mode), echo(task, len(mode)))
+    both = [fd.load(path, engine=e) for e in ('model', 'pixels')]
+    for _ in range(PICTURES):
+        a = picture(rng, random_side(rng), random_side(rng))
+        got = both[1].session.run([FINISHED[task], 'window'], {'picture': a})
+        for m in both:
+            want = finished(m.spec, m.predict(a))
+            for name, o in zip((FINISHED[task], 'window'), got):
+                assert (o.dtype, o.shape) == (want[name].dtype, want[name].shape)
+                np.testing.assert_array_equal(o, want[name])
+
+@pytest.mark.parametrize('task', FINISHED)
+def test_proof_of_finished(tmp_path, task):
+    "A file whose window, or whose finished answer, is not that of its own numbers fails the proof; so does one without"
+    spec = echo_spec(task, [sized(KINDS[0], np.random.default_rng(1))])
+    b = fd.open_bundle(bundle(tmp_path/'b', spec, echo(task)))
+    def proof(change):
+        m = onnx.load_from_string(pixels_model(spec, echo(task), 'abc' if task == 'segmentation' else ''))
+        change(m.graph)
+        update_bundle(fd.open_bundle(b.path), {'pixels.onnx': m.SerializeToString()})
+        return Tracer(fd.load(b.path, engine='pixels', check=False))(np.arange(3600, dtype=np.uint8).reshape(30, 40, 3))
+    def tensor(g, name): return next(n for n in g.node if name in n.output)
+    def renamed(name):
+        def change(g):
+            node = tensor(g, name)
+            node.output[0] = 'before'
+            like = helper.make_node('Add', ['before', 'more'], [name])
+            kind = dict(window=11, places=1).get(name, 2)
+            g.initializer.append(helper.make_tensor('more', kind, [], [1]))
+            g.node.insert([*g.node].index(node)+1, like)
+        return change
+    def without(g): del g.output[1:]
+    proof(lambda g: None)
+    for name in ('window', FINISHED[task]):
+        with pytest.raises(fd.ParityError, match=f'the {name} that pixels.onnx gives'): proof(renamed(name))
+    with pytest.raises(fd.ParityError, match="no output 'window'"): proof(without)
+
+def test_finished_at_any_size():
+    "A net of any size, without a transform that resizes"
+    for task in ('segmentation', 'image_to_image'):
+        s = run_model(pixels_model(echo_spec(task, []), echo(task)))
+        for h, w in ((1, 1), (5, 3), (40, 60)):
+            got = s.run([FINISHED[task]], {'picture': np.full((h, w, 3), 200, np.uint8)})[0]
+            assert got.shape == ((h, w) if task == 'segmentation' else (h, w, 3)) and got.dtype == np.uint8
+
+def test_other_tasks_have_no_more_outputs():
+    spec = echo_spec('points', [])
+    spec.task = 'regression'
+    assert [o.name for o in run_model(pixels_model(spec, echo('points'))).get_outputs()] == ['points']

@@ -37,9 +37,9 @@ def default_exp(path):
     return found[0] if found else None
 
 def number(path):
-    "The number in front of a notebook's name: 4 for 04_runtime.ipynb; index has none."
-    m = re.match(r'(\d+)', path.name)
-    return int(m[1]) if m else None
+    "The number in front of a notebook's name: 4 for 04_runtime.ipynb, 7.1 for 07a_guard.ipynb; index has none."
+    m = re.match(r'(\d+)([a-z]?)_', path.name)
+    return int(m[1]) + ' abcdefghi'.index(m[2] or ' ')/10 if m else None
 
 def modules(root):
     "Module name -> (notebook number, path of the .py), for the notebooks that write one."
@@ -149,11 +149,11 @@ def one_home(root):
     taken = TORCH_SIDE | FASTAI | {'gradio', 'nbdev', 'pytest', 'jsonschema', 'matplotlib', 'sklearn'}
     return ([f'two notebooks write {m}.py' for m in sorted({m for m in mods if mods.count(m) > 1})]
             + [f'module {m} is named like a package' for m in mods if m in taken]
-            + [f'{p.name} is named like a package' for p in notebooks(root) if re.sub(r'^\d+_', '', p.stem) in taken])
+            + [f'{p.name} is named like a package' for p in notebooks(root) if re.sub(r'^\d+[a-z]?_', '', p.stem) in taken])
 
 def orphans(root):
     "Every module comes from a notebook, and every notebook's module is there."
-    mods, own = modules(root), {'__init__', '_modidx'}
+    mods, own = modules(root), {'__init__', '__main__', '_modidx'}
     found = {p.stem for p in (root/LIB).rglob('*.py')} - own
     return ([f'{LIB}/{o}.py: no notebook writes it' for o in sorted(found - set(mods))]
             + [f'{LIB}/{o}.py is missing' for o in sorted(set(mods) - found)])
