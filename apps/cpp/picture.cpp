@@ -194,6 +194,20 @@ Picture decode_picture(const Bytes& bytes, std::uint64_t max_pixels) {
     throw std::runtime_error("not a JPEG or PNG picture");
 }
 
+Bytes encode_png(const Bytes& pixels, int width, int height, int channels) {
+    png_image image{};
+    image.version = PNG_IMAGE_VERSION;
+    image.width = static_cast<png_uint_32>(width);
+    image.height = static_cast<png_uint_32>(height);
+    image.format = channels == 1 ? PNG_FORMAT_GRAY : PNG_FORMAT_RGB;
+    Bytes bytes(PNG_IMAGE_PNG_SIZE_MAX(image));
+    png_alloc_size_t size = bytes.size();
+    if (!png_image_write_to_memory(&image, bytes.data(), &size, 0, pixels.data(), 0, nullptr))
+        throw std::runtime_error(std::string("the PNG cannot be made: ") + image.message);
+    bytes.resize(size);
+    return bytes;
+}
+
 Picture read_picture(const std::filesystem::path& file, std::uint64_t max_pixels) {
     std::error_code error;
     const auto status = std::filesystem::status(file, error);

@@ -15,3 +15,6 @@ struct Picture {
 // Both throw std::runtime_error with a one-line message. The size is checked before anything is decoded.
 Picture read_picture(const std::filesystem::path& file, std::uint64_t max_pixels);
 Picture decode_picture(const std::vector<std::uint8_t>& bytes, std::uint64_t max_pixels);
+
+// Pixels of 1 byte (grey) or 3 (R, G, B), row by row → the bytes of a PNG.
+std::vector<std::uint8_t> encode_png(const std::vector<std::uint8_t>& pixels, int width, int height, int channels);

@@ -36,6 +36,12 @@ export async function decode(file, maxPixels = 50_000_000) {
   }
 }
 
+/** Rows of bytes (one channel: grey; three: R, G, B) → the bytes of a PNG. */
+export function encode(data, { width, height, channels }) {
+  const image = sharp(data, { raw: { width, height, channels }, limitInputPixels: false });
+  return image.toColourspace(channels === 1 ? 'b-w' : 'srgb').png().toBuffer();
+}
+
 async function read(file) {
   try {
     return await readFile(file);

@@ -34,7 +34,7 @@ def graph(task):
                      [h.make_tensor_value_info('image', T.UINT8, ['N', 3, 16, 12])],
                      [h.make_tensor_value_info(name, T.FLOAT, ['N', *shape])],
                      [const('div', 255), const('w', w[:, :, None, None] if len(shape) == 3 else w)])
-    model = h.make_model(g, opset_imports=[h.make_opsetid('', 17)], ir_version=8)
+    model = h.make_model(g, opset_imports=[h.make_opsetid('', 18)], ir_version=8)
     onnx.checker.check_model(model)
     return model.SerializeToString()
 

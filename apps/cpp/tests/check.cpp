@@ -1,7 +1,9 @@
 // What ctest runs, besides the program itself:
-//   check goldens BUNDLE LIST   the goldens of a bundle through the core; LIST: three lines for each picture
-//                               (file, label, numbers), made by goldens.cmake from golden.json
+//   check goldens BUNDLE LIST   the goldens of a bundle through the core; LIST, made by goldens.cmake from golden.json:
+//                               height and width of what the net sees, then four lines for each image (file, label,
+//                               file of the mask or image, numbers)
 //   check decode TESTS          the decoder: what it must take, and what it must refuse; TESTS: this folder
+//   check mask                  a mask at the size of its image
 //   check make DIR              pictures and bundles for cli.cmake
 #include <algorithm>
 #include <cmath>
@@ -36,15 +38,62 @@ void expect(bool holds, const std::string& what) {
 
 // ------------------------------------------------------------------------------------------------- goldens
 
-constexpr double tolerance = 1e-5;  // of a probability; of a number above 1, that part of it
+using fastai_deploy::Answer;
+constexpr double tolerance = 1e-5;  // of a probability; of a number above 1, that part of it; of an image ten times that
+
+// What golden.json keeps of a larger output: 512 numbers, evenly spread, first and last included.
+std::vector<float> sample(const std::vector<float>& values, std::size_t n = 512) {
+    if (values.size() <= n) return values;
+    const double step = static_cast<double>(values.size() - 1) / static_cast<double>(n - 1);
+    std::vector<float> some;
+    for (std::size_t i = 0; i + 1 < n; ++i) some.push_back(values[static_cast<std::size_t>(static_cast<double>(i) * step)]);
+    some.push_back(values.back());
+    return some;
+}
+
+// A mask or an image against fastai's: how many pixels differ. They may where float32 cannot tell.
+int compare_pixels(const Answer& answer, const Picture& said, bool mask, const std::string& file) {
+    if (said.width != answer.width || said.height != answer.height) return expect(false, file + ": size"), 0;
+    const std::size_t plane = static_cast<std::size_t>(answer.width) * static_cast<std::size_t>(answer.height);
+    int others = 0;
+    for (std::size_t i = 0; i < answer.pixels.size(); ++i) {
+        const auto got = answer.pixels[i], want = said.rgb[answer.channels == 1 ? 3 * i : i];
+        if (got == want) continue;
+        ++others;
+        const auto prob = [&](std::size_t c) { return answer.values.at(c * plane + i); };
+        const bool tie = mask ? std::abs(prob(got) - prob(want)) <= 1e-4f : std::abs(got - want) <= 1;
+        expect(tie, file + ": pixel " + std::to_string(i) + " is " + std::to_string(got) + ", fastai said " + std::to_string(want));
+    }
+    expect(static_cast<std::size_t>(others) <= plane / 1000, file + ": " + std::to_string(others) + " pixels differ");
+    return others;
+}
+
+// Points are in pixels of what the net sees in golden.json, -1 to 1 in the net's output: the first become the second.
+void compare_points(const Answer& answer, std::vector<double>& said, double height, double width, const std::string& file) {
+    const auto& w = answer.window;
+    expect(said.size() == 2 * answer.points.size(), file + ": how many points");
+    for (std::size_t i = 0; i < answer.points.size(); ++i) {
+        const double x = w.left + said[2 * i] / width * w.width, y = w.top + said[2 * i + 1] / height * w.height;
+        const double off = std::max(std::abs(x - static_cast<double>(answer.points[i].x)),
+                                    std::abs(y - static_cast<double>(answer.points[i].y)));
+        expect(off <= 1e-3, file + ": point " + std::to_string(i) + " is off by " + std::to_string(off));
+        said[2 * i] = 2 * said[2 * i] / width - 1;
+        said[2 * i + 1] = 2 * said[2 * i + 1] / height - 1;
+    }
+}
 
 void goldens(const fs::path& folder, const fs::path& list) {
     fastai_deploy::Bundle bundle(folder);
+    const auto& task = bundle.task();
+    const bool mask = task == "segmentation", image = task == "image_to_image";
     std::ifstream stream(list);
-    std::string file, label, numbers;
-    int count = 0;
+    std::string size, file, label, to, numbers;
+    std::getline(stream, size);
+    double height = 0, width = 0;
+    std::istringstream(size) >> height >> width;
+    int count = 0, others = 0;
     double worst = 0;
-    while (std::getline(stream, file) && std::getline(stream, label) && std::getline(stream, numbers)) {
+    while (std::getline(stream, file) && std::getline(stream, label) && std::getline(stream, to) && std::getline(stream, numbers)) {
         const auto picture = read_picture(folder / "golden" / fs::u8path(file), bundle.max_pixels());
         const auto answer = bundle.predict(picture.rgb.data(), picture.width, picture.height);
         std::string got;
@@ -53,17 +102,35 @@ void goldens(const fs::path& folder, const fs::path& list) {
         std::vector<double> wanted;
         std::istringstream words(numbers);
         for (double n; words >> n;) wanted.push_back(n);
-        expect(wanted.size() == answer.values.size(), file + ": " + std::to_string(answer.values.size()) +
+        if (mask || image)
+            others += compare_pixels(answer, read_picture(folder / "golden" / fs::u8path(to), bundle.max_pixels()), mask, file);
+        if (task == "points") compare_points(answer, wanted, height, width, file);
+        const auto values = mask || image ? sample(answer.values) : answer.values;
+        expect(wanted.size() == values.size(), file + ": " + std::to_string(values.size()) +
                " numbers, fastai gave " + std::to_string(wanted.size()));
-        for (std::size_t i = 0; i < std::min(wanted.size(), answer.values.size()); ++i) {
-            const double off = std::abs(wanted[i] - static_cast<double>(answer.values[i]));
-            expect(off <= tolerance * std::max(1.0, std::abs(wanted[i])), file + ": number " + std::to_string(i) + " is off by " + std::to_string(off));
+        for (std::size_t i = 0; i < std::min(wanted.size(), values.size()); ++i) {
+            const double off = std::abs(wanted[i] - static_cast<double>(values[i])), most = image ? 10 * tolerance : tolerance;
+            expect(off <= most * std::max(1.0, std::abs(wanted[i])), file + ": number " + std::to_string(i) + " is off by " + std::to_string(off));
             worst = std::max(worst, off);
         }
         ++count;
     }
     expect(count > 0, "no goldens");
-    std::printf("%d goldens, largest difference %.1e\n", count, worst);
+    std::printf("%d goldens, largest difference %.1e", count, worst);
+    std::printf(mask || image ? ", %d pixels differ\n" : "\n", others);
+}
+
+void mask() {
+    Answer answer;
+    answer.pixels = {0, 1, 1, 0};
+    answer.height = answer.width = 2;
+    answer.window = {-1, 1, 4, 2};
+    expect(original_mask(answer, 4, 2) == Bytes{255, 0, 1, 255, 255, 1, 0, 255}, "a mask at the size of its image");
+    answer.pixels[0] = 255;
+    try {
+        original_mask(answer, 4, 2);
+        expect(false, "a mask with class 255 was taken");
+    } catch (const std::runtime_error&) {}
 }
 
 // ------------------------------------------------------------------------- pictures, made here with the libraries
@@ -173,6 +240,9 @@ void decode(const fs::path& tests) {
     same("palette", png(w, h, PNG_FORMAT_RGB_COLORMAP, grey, palette),
          [&](std::size_t i) { return palette[grey[i / 3] * std::size_t{3} + i % 3]; });
 
+    same("RGB, by encode_png", encode_png(rgb, w, h, 3), [&](std::size_t i) { return rgb[i]; });
+    same("grey, by encode_png", encode_png(grey, w, h, 1), [&](std::size_t i) { return grey[i / 3]; });
+
     every_cut_is_refused("JPEG", jpeg(w, h, JCS_RGB));
     every_cut_is_refused("progressive JPEG", jpeg(w, h, JCS_RGB, true));
     every_cut_is_refused("grey JPEG", jpeg(w, h, JCS_GRAYSCALE));
@@ -261,6 +331,7 @@ void make(const fs::path& folder) {
     fake_bundle(folder / "mask", "fastai_deploy/1", "segmentation");
     fake_bundle(folder / "image", "fastai_deploy/1", "image_to_image");
     fake_bundle(folder / "newer", "fastai_deploy/2", "classification");
+    fake_bundle(folder / "nasty", "\x1B" "c\xC2\x9B\xE2\x80\xAE\x07", "classification");
     fake_bundle(folder / "small", "fastai_deploy/1", "classification");
     write(folder / "old/model.onnx", {});
     fs::create_directories(folder / "nothing");
@@ -273,8 +344,9 @@ int main(int argc, char** argv) {
     try {
         if (words.size() == 3 && words[0] == "goldens") goldens(words[1], words[2]);
         else if (words.size() == 2 && words[0] == "decode") decode(words[1]);
+        else if (words.size() == 1 && words[0] == "mask") mask();
         else if (words.size() == 2 && words[0] == "make") make(words[1]);
-        else throw std::runtime_error("usage: check goldens BUNDLE LIST | decode TESTS | make DIR");
+        else throw std::runtime_error("usage: check goldens BUNDLE LIST | decode TESTS | mask | make DIR");
     } catch (const std::exception& error) {
         expect(false, error.what());
     }

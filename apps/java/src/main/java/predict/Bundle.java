@@ -11,12 +11,15 @@ import java.io.File;
 import java.io.FileInputStream;
 import java.io.IOException;
 import java.nio.ByteBuffer;
+import java.nio.DoubleBuffer;
 import java.nio.FloatBuffer;
 import java.nio.charset.StandardCharsets;
 import java.util.Arrays;
 import java.util.Collections;
+import java.util.LinkedHashSet;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
 import java.util.concurrent.locks.ReadWriteLock;
 import java.util.concurrent.locks.ReentrantReadWriteLock;
 import java.util.regex.Pattern;
@@ -31,6 +34,8 @@ import java.util.regex.Pattern;
  */
 public final class Bundle implements AutoCloseable {
     public static final String FORMAT = "fastai_deploy/1";
+    /** No limit of one's own is higher, in pixels. */
+    public static final long LARGEST = 500_000_000;
     private static final Pattern SPOILED = Pattern.compile("[\u00F0-\u00F4][\u0080-\u00BF]{3}");
 
     /** classification, multilabel, regression, points, segmentation or image_to_image */
@@ -46,12 +51,19 @@ public final class Bundle implements AutoCloseable {
     private final OrtSession session;
     private final String input;
     private final String output;
+    private final String decoded; // the output with the answer of points, segmentation, image_to_image; else null
+    private final Set<String> outputs; // those that are asked for; there may be others
     // Predictions share the read lock; close waits for them with the write lock.
     private final ReadWriteLock lock = new ReentrantReadWriteLock();
     private boolean closed = false;
 
     /** Open a bundle's folder. */
     public static Bundle open(File folder) throws Refused {
+        return open(folder, 0);
+    }
+
+    /** The same with a limit of your own: pictures with more than maxPixels are refused. 0: the bundle's. */
+    public static Bundle open(File folder, long maxPixels) throws Refused {
         if (!folder.isDirectory()) throw new Refused("no bundle there");
         File model = new File(folder, "pixels.onnx");
         if (!model.isFile()) {
@@ -60,15 +72,21 @@ public final class Bundle implements AutoCloseable {
                 + " (model.onnx alone needs the item transforms, which this program has not)");
         }
         File names = new File(folder, "vocab.txt");
-        return new Bundle(model.getPath(), null, names.isFile() ? text(names) : null);
+        return new Bundle(model.getPath(), null, names.isFile() ? text(names) : null, maxPixels);
     }
 
     /** The same from the bytes of {@code pixels.onnx}, for example an asset of an Android app. */
     public Bundle(byte[] model) throws Refused {
-        this(null, model, null);
+        this(null, model, null, 0);
     }
 
-    private Bundle(String path, byte[] bytes, String names) throws Refused {
+    /** The same with a limit of your own. */
+    public Bundle(byte[] model, long maxPixels) throws Refused {
+        this(null, model, null, maxPixels);
+    }
+
+    private Bundle(String path, byte[] bytes, String names, long most) throws Refused {
+        if (most < 0 || most > LARGEST) throw new Refused("a limit of " + most + " pixels: it may be up to " + LARGEST);
         OrtSession opened = null;
         try (OrtSession.SessionOptions options = new OrtSession.SessionOptions()) {
             options.setSessionLogLevel(OrtLoggingLevel.ORT_LOGGING_LEVEL_ERROR);
@@ -81,8 +99,16 @@ public final class Bundle implements AutoCloseable {
             }
             task = fact(facts, "task");
             output = fact(facts, "output");
-            if (!opened.getOutputNames().contains(output)) throw new Refused("pixels.onnx has no output " + output);
-            maxPixels = Long.parseLong(fact(facts, "max_pixels"));
+            decoded = task.equals("points") ? "places" : task.equals("segmentation") ? "mask"
+                : task.equals("image_to_image") ? "levels" : null;
+            outputs = new LinkedHashSet<>(Collections.singleton(output));
+            if (decoded != null) outputs.addAll(Arrays.asList(decoded, "window"));
+            for (String name : outputs) {
+                if (!opened.getOutputNames().contains(name)) {
+                    throw new Refused("pixels.onnx has no output " + name + ": export the bundle again");
+                }
+            }
+            maxPixels = most > 0 ? most : Long.parseLong(fact(facts, "max_pixels"));
             threshold = task.equals("multilabel") ? Float.parseFloat(fact(facts, "threshold")) : Float.NaN;
             if (names == null) {
                 names = facts.containsKey("vocab") ? facts.get("vocab") : "";
@@ -125,25 +151,66 @@ public final class Bundle implements AutoCloseable {
         lock.readLock().lock();
         try {
             if (closed) throw new IllegalStateException("the bundle is closed");
-            // Ask for the first output by its name: there may be a second one.
             try (OnnxTensor picture = OnnxTensor.createTensor(env, rgb.duplicate(), shape, OnnxJavaType.UINT8);
                  OrtSession.Result result =
-                     session.run(Collections.singletonMap(input, picture), Collections.singleton(output))) {
-                OnnxTensor tensor = (OnnxTensor) result.get(0);
-                FloatBuffer numbers = tensor.getFloatBuffer(); // a copy
-                if (numbers == null) throw new Refused("the output " + output + " is not float32");
-                float[] values = new float[numbers.remaining()];
-                numbers.get(values);
-                if (hasClasses() && values.length != vocab.size()) {
-                    throw new Refused("the model gives " + values.length + " numbers for " + vocab.size() + " classes");
-                }
-                return new Answer(this, values, tensor.getInfo().getShape());
+                     session.run(Collections.singletonMap(input, picture), outputs)) {
+                return answer(result);
             }
         } catch (OrtException e) {
             throw new Refused("the model failed: " + oneLine(e), e);
         } finally {
             lock.readLock().unlock();
         }
+    }
+
+    private Answer answer(OrtSession.Result result) throws Refused {
+        OnnxTensor tensor = (OnnxTensor) result.get(output).get();
+        float[] values = floats(tensor, output);
+        for (float v : values) {
+            if (Float.isNaN(v) || Float.isInfinite(v)) {
+                throw new Refused("the net answers NaN or infinity: its weights are broken");
+            }
+        }
+        if (hasClasses() && values.length != vocab.size()) {
+            throw new Refused("the model gives " + values.length + " numbers for " + vocab.size() + " classes");
+        }
+        long[] shape = tensor.getInfo().getShape();
+        if (decoded == null) return new Answer(this, values, shape, null, null, null, new long[2]);
+
+        OnnxTensor more = (OnnxTensor) result.get(decoded).get();
+        long[] size = more.getInfo().getShape();
+        double[] window = new double[4];
+        DoubleBuffer sides = ((OnnxTensor) result.get("window").get()).getDoubleBuffer();
+        boolean image = task.equals("image_to_image");
+        if (sides == null || sides.remaining() != 4 || size.length != (image ? 3 : 2)
+            || (image && size[2] != 1 && size[2] != 3)) {
+            throw new Refused("pixels.onnx answers in another shape than a model for " + task + " does");
+        }
+        sides.get(window);
+        if (task.equals("points")) {
+            float[] places = floats(more, decoded);
+            float[][] points = new float[places.length / 2][];
+            for (int i = 0; i < points.length; i++) points[i] = new float[] {places[2 * i], places[2 * i + 1]};
+            return new Answer(this, values, shape, window, points, null, new long[2]);
+        }
+        if (more.getInfo().type != OnnxJavaType.UINT8) throw new Refused("the output " + decoded + " is not uint8");
+        ByteBuffer bytes = more.getByteBuffer();
+        byte[] pixels = new byte[bytes.remaining()];
+        bytes.get(pixels);
+        if (!image) {
+            for (byte c : pixels) {
+                if ((c & 0xFF) >= vocab.size()) throw new Refused("the mask has a class that the vocab has not");
+            }
+        }
+        return new Answer(this, values, shape, window, null, pixels, size);
+    }
+
+    private static float[] floats(OnnxTensor tensor, String name) throws Refused {
+        FloatBuffer numbers = tensor.getFloatBuffer(); // a copy
+        if (numbers == null) throw new Refused("the output " + name + " is not float32");
+        float[] values = new float[numbers.remaining()];
+        numbers.get(values);
+        return values;
     }
 
     /** Whether the answer is one number for each class of the vocab. */

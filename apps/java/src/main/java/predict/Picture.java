@@ -2,6 +2,7 @@ package predict;
 
 import java.awt.image.BufferedImage;
 import java.awt.image.ColorModel;
+import java.awt.image.DataBufferByte;
 import java.awt.image.IndexColorModel;
 import java.awt.image.Raster;
 import java.io.ByteArrayOutputStream;
@@ -15,6 +16,8 @@ import javax.imageio.ImageIO;
 import javax.imageio.ImageReader;
 import javax.imageio.stream.ImageInputStream;
 import javax.imageio.stream.ImageInputStreamImpl;
+import javax.imageio.stream.ImageOutputStream;
+import javax.imageio.stream.MemoryCacheImageOutputStream;
 
 /**
  * A decoded picture: three bytes (red, green, blue) a pixel, row after row. Desktop only (javax.imageio).
@@ -52,6 +55,20 @@ public record Picture(byte[] rgb, int width, int height) {
         } finally {
             reader.dispose();
         }
+    }
+
+    /** Rows of pixels of one byte (grey) or three (red, green, blue) → the bytes of a PNG. */
+    public static byte[] png(byte[] pixels, int width, int height, int channels) throws IOException {
+        int[] bands = channels == 1 ? new int[] {0} : new int[] {0, 1, 2};
+        DataBufferByte data = new DataBufferByte(pixels, pixels.length);
+        BufferedImage image = new BufferedImage(width, height,
+            channels == 1 ? BufferedImage.TYPE_BYTE_GRAY : BufferedImage.TYPE_3BYTE_BGR);
+        image.setData(Raster.createInterleavedRaster(data, width, height, width * channels, channels, bands, null));
+        ByteArrayOutputStream bytes = new ByteArrayOutputStream();
+        try (ImageOutputStream out = new MemoryCacheImageOutputStream(bytes)) {
+            ImageIO.write(image, "png", out);
+        }
+        return bytes.toByteArray();
     }
 
     private static byte[] contents(Path file) throws Refused {

@@ -13,7 +13,10 @@ import java.nio.ByteBuffer;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.List;
+import java.util.stream.Stream;
 import java.util.zip.CRC32;
 import javax.imageio.ImageIO;
 import org.junit.jupiter.api.Test;
@@ -41,13 +44,18 @@ class CommandLineTest {
         return new Said(code, out.toString(StandardCharsets.UTF_8), err.toString(StandardCharsets.UTF_8));
     }
 
-    static Said predict(Object... args) {
+    /** With the bundle; and images need a place to go to. */
+    Said predict(Object... args) throws Exception {
         GoldenTest.needBundle();
-        Object[] all = new Object[args.length + 2];
-        all[0] = "--bundle";
-        all[1] = GoldenTest.FOLDER;
-        System.arraycopy(args, 0, all, 2, args.length);
-        return run(all);
+        List<Object> all = new ArrayList<>(List.of("--bundle", GoldenTest.FOLDER));
+        if (task().equals("image_to_image")) all.addAll(List.of("-o", dir.resolve("out"), "--overwrite"));
+        all.addAll(Arrays.asList(args));
+        return run(all.toArray());
+    }
+
+    static String task() throws Exception {
+        String spec = Files.readString(GoldenTest.FOLDER.resolve("bundle.json"));
+        return JsonParser.parseString(spec).getAsJsonObject().get("task").getAsString();
     }
 
     static byte[] encoded(int type, String kind) throws Exception {
@@ -78,7 +86,7 @@ class CommandLineTest {
         for (String line : predict("--json", one, two).out.split("\\R")) {
             JsonObject json = JsonParser.parseString(line).getAsJsonObject();
             assertTrue(json.get("path").getAsString().equals(one.toString()) || json.get("path").getAsString().equals(two.toString()));
-            assertTrue(json.has("top") || json.has("values"), line);
+            assertTrue(Stream.of("top", "values", "points", "height").anyMatch(json::has), line);
         }
     }
 
@@ -132,9 +140,110 @@ class CommandLineTest {
         run("--bundle", folder, one).refused("cannot be opened");
     }
 
+    /** A folder with the bundle's files, in whose pixels.onnx one text stands for another of the same length. */
+    Path changed(String text, String other) throws Exception {
+        Path folder = Files.createDirectory(dir.resolve("changed " + other.length()));
+        for (String name : new String[] {"bundle.json", "vocab.txt"}) {
+            Path file = GoldenTest.FOLDER.resolve(name);
+            if (Files.exists(file)) Files.copy(file, folder.resolve(name));
+        }
+        String graph = Files.readString(GoldenTest.FOLDER.resolve("pixels.onnx"), StandardCharsets.ISO_8859_1);
+        assertTrue(graph.contains(text) && text.length() == other.length());
+        Files.writeString(folder.resolve("pixels.onnx"), graph.replace(text, other), StandardCharsets.ISO_8859_1);
+        return folder;
+    }
+
+    @Test
+    void aBundleFromBeforeIsRefused() throws Exception {
+        GoldenTest.needBundle();
+        if (!List.of("points", "segmentation", "image_to_image").contains(task())) return;
+        run("--bundle", changed("window", "widnow"), jpeg("one.jpg")).refused("has no output window: export the bundle again");
+    }
+
+    @Test
+    void theLimitOfPixels() throws Exception {
+        Path one = jpeg("one.jpg"), small = changed("50000000", "00000100");
+        String[] to = {"-o", dir.resolve("out").toString(), "--overwrite"};
+        boolean image = task().equals("image_to_image");
+        Object[] place = image ? to : new Object[0];
+        run(Stream.of(new Object[] {"--bundle", small, one}, place).flatMap(Arrays::stream).toArray()).refused("more than 100");
+        Object[] more = {"--bundle", small, "--max-pixels", "1200", one};
+        Said said = run(Stream.of(more, place).flatMap(Arrays::stream).toArray());
+        assertEquals(0, said.code, said.err);
+        predict("--max-pixels", "10", one).refused("more than 10");
+        run("--decode", dir, "--max-pixels", "10", one).refused("more than 10");
+        for (String n : new String[] {"0", "-1", "1.5", "many", "500000001"}) {
+            said = predict("--max-pixels", n, one);
+            assertEquals(2, said.code);
+            assertTrue(said.err.contains("--max-pixels takes a whole number from 1 to 500000000"), said.err);
+        }
+    }
+
+    @Test
+    void masksAndImagesAreSavedAndReplaceNothingUnasked() throws Exception {
+        Path one = jpeg("one.jpg"), folder = dir.resolve("saved"), to = folder.resolve("one.png");
+        GoldenTest.needBundle();
+        Object[] ask = {"--bundle", GoldenTest.FOLDER, "-o", folder, one};
+        if (!List.of("segmentation", "image_to_image").contains(task())) {
+            run(ask).refused("--output is for masks and images");
+            predict("--original-size", one).refused("--original-size is for masks");
+            return;
+        }
+        Said said = run(ask);
+        assertEquals(0, said.code, said.err);
+        assertTrue(said.out.endsWith(" → " + to + System.lineSeparator()), said.out);
+        Picture image = Picture.read(one, 9999);
+        try (Bundle bundle = Bundle.open(GoldenTest.FOLDER.toFile())) {
+            Answer answer = bundle.predict(image.rgb(), image.width(), image.height());
+            assertArrayEquals(answer.pixels, saved(to, answer.channels));
+            run(ask).refused("one.png is there already: --overwrite");
+            if (task().equals("segmentation")) {
+                said = run("--bundle", GoldenTest.FOLDER, "-o", folder, "--overwrite", "--original-size", "--json", one);
+                assertEquals(to.toString(), JsonParser.parseString(said.out).getAsJsonObject().get("output").getAsString());
+                assertArrayEquals(answer.originalMask(40, 30), saved(to, 1));
+            } else {
+                predict("--original-size", one).refused("--original-size is for masks");
+                run("--bundle", GoldenTest.FOLDER, one).refused("say where they go, --output FOLDER");
+            }
+        }
+        assertArrayEquals(new String[] {"one.png"}, folder.toFile().list());
+        Path other = Files.copy(one, Files.createDirectory(dir.resolve("more")).resolve("ONE.jpg"));
+        run("--bundle", GoldenTest.FOLDER, "-o", folder, "--overwrite", one, other).refused("would both become");
+        run("--bundle", GoldenTest.FOLDER, "-o", folder, "--overwrite", to).refused("is one of the images");
+        Files.delete(to);
+        Files.createDirectory(to); // a folder in the way: nothing half-written stays
+        run("--bundle", GoldenTest.FOLDER, "-o", folder, "--overwrite", one).refused("cannot be written");
+        assertArrayEquals(new String[] {"one.png"}, folder.toFile().list());
+    }
+
+    static byte[] saved(Path png, int channels) throws Exception {
+        byte[] rgb = Picture.read(png, 1_000_000).rgb(), grey = new byte[rgb.length / 3];
+        for (int i = 0; i < grey.length; i++) grey[i] = rgb[3 * i];
+        return channels == 3 ? rgb : grey;
+    }
+
+    @Test
+    void noControlCharacterReachesATerminal() throws Exception {
+        String nasty = "a\u001b[31m\u009b\u202e\r", shown = "a\\x1b[31m\\x9b\\u202e\\x0d";
+        predict(nasty + ".jpg").refused("predict: " + shown + ".jpg: is not there");
+        assertEquals("\"a\\u001b[31m\\u009b\\u202e\\u000d\"", Main.quoted(nasty));
+        Path names = GoldenTest.FOLDER.resolve("vocab.txt");
+        if (!Files.exists(names)) return;
+        Path folder = changed("format", "format");
+        List<String> labels = new ArrayList<>();
+        for (String name : Files.readAllLines(names)) labels.add(nasty + name);
+        Files.writeString(folder.resolve("vocab.txt"), String.join("\n", labels) + "\n");
+        for (String json : new String[] {"--", "--json"}) {
+            Said said = json.equals("--") ? run("--bundle", folder, jpeg("one.jpg")) : run("--bundle", folder, json, jpeg("one.jpg"));
+            assertEquals(0, said.code, said.err);
+            assertTrue(said.out.contains(json.equals("--") ? shown : "\\u001b[31m"), said.out);
+            assertTrue(said.out.strip().chars().noneMatch(c -> c < 0x20 || c == 0x9B || c == 0x202E), said.out);
+        }
+    }
+
     @Test
     void usageErrors() {
-        for (Object[] args : new Object[][] {{}, {"--what", "a.jpg"}, {"--bundle"}, {"--json"}}) {
+        for (Object[] args : new Object[][] {{}, {"--what", "a.jpg"}, {"--bundle"}, {"--json"}, {"a.jpg", "--max-pixels"}}) {
             Said said = run(args);
             assertEquals(2, said.code);
             assertTrue(said.err.contains("usage:"));
