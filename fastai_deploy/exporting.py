@@ -19,7 +19,7 @@ from .bundle import check_place, vocab_text, write_bundle
 from .capture import Captured, capture
 from .graph import export_onnx
 from .heads import one_line
-from .images import open_image
+from .images import MAX_PIXELS, open_image
 from .parity import Parity, golden_entry
 from .pixels import no_pixels, pixels_model
 from .rebuild import rebuild
@@ -77,7 +77,7 @@ def golden_images(
     "Images, opened as the Learner opens them"
     inp,res = tracer.spec.input,[]
     for x in items:
-        im,ours = tracer.opened(x),open_image(x, inp.mode, exif=inp.exif, max_pixels=None)
+        im,ours = tracer.opened(x),open_image(x, inp.mode, exif=inp.exif, max_pixels=None, formats=None)
         if im.size != ours.size or np.asarray(im).tobytes() != np.asarray(ours).tobytes():
             raise UnsupportedError(f"{x}: the Learner's opener gives other pixels than a bundle's: open images with "
                                    f'{tracer.cls.__name__}.create as fastai has it; the rest is an item transform')
@@ -198,7 +198,8 @@ def prove(
     "Hold a bundle that is not written yet against what fastai made of its goldens"
     with tempfile.TemporaryDirectory() as tmp:
         path = write_bundle(Path(tmp)/'bundle', c.spec, files)
-        return hold(load(path, check=False), traced, 'learn.tta' if c.spec.output.tta else 'learn.predict')
+        model = load(path, check=False, max_pixels=MAX_PIXELS, formats=None)
+        return hold(model, traced, 'learn.tta' if c.spec.output.tta else 'learn.predict')
 
 # %% ../nbs/23_export.ipynb #names
 def renamed(

@@ -45,20 +45,21 @@ def _fields(data, i:int, end:int):
 
 # %% ../nbs/07a_guard.ipynb #messages
 _PROTO = '''
-model: 1 ir_version int, 2 producer_name text, 3 producer_version text, 4 domain text, 5 model_version int, 6 doc_string blob,
-    7 graph graph, 8 opset_import *opset, 14 metadata_props *entry, 25 functions *function
+model: 1 ir_version int, 2 producer_name text, 3 producer_version text, 4 domain text, 5 model_version int,
+    6 doc_string blob, 7 graph graph, 8 opset_import *opset, 14 metadata_props *entry, 25 functions *function
 opset: 1 domain text, 2 version int
 entry: 1 key text, 2 value blob
 graph: 1 node *node, 2 name text, 5 initializer *tensor, 10 doc_string blob, 11 input *value, 12 output *value,
     13 value_info *value, 16 metadata_props *entry
 function: 1 name text, 4 input *text, 5 output *text, 6 attribute *text, 7 node *node, 8 doc_string blob,
     9 opset_import *opset, 10 domain text, 11 attribute_proto *attribute, 12 value_info *value, 14 metadata_props *entry
-node: 1 input *text, 2 output *text, 3 name text, 4 op_type text, 5 attribute *attribute, 6 doc_string blob, 7 domain text,
-    9 metadata_props *entry
-attribute: 1 name text, 2 f float, 3 i int, 4 s blob, 5 t tensor, 6 g graph, 7 floats *float, 8 ints *int, 9 strings *blob,
-    13 doc_string blob, 20 type int, 21 ref_attr_name text
-tensor: 1 dims *int, 2 data_type int, 4 float_data *float, 5 int32_data *int, 7 int64_data *int, 8 name text, 9 raw_data blob,
-    10 double_data *double, 11 uint64_data *int, 12 doc_string blob, 14 data_location zero, 16 metadata_props *entry
+node: 1 input *text, 2 output *text, 3 name text, 4 op_type text, 5 attribute *attribute, 6 doc_string blob,
+    7 domain text, 9 metadata_props *entry
+attribute: 1 name text, 2 f float, 3 i int, 4 s blob, 5 t tensor, 6 g graph, 7 floats *float, 8 ints *int,
+    9 strings *blob, 13 doc_string blob, 20 type int, 21 ref_attr_name text
+tensor: 1 dims *int, 2 data_type int, 4 float_data *float, 5 int32_data *int, 7 int64_data *int, 8 name text,
+    9 raw_data blob, 10 double_data *double, 11 uint64_data *int, 12 doc_string blob, 14 data_location zero,
+    16 metadata_props *entry
 value: 1 name text, 2 type type, 3 doc_string blob, 4 metadata_props *entry
 type: 1 tensor_type array, 6 denotation text
 array: 1 elem_type int, 2 shape shape
@@ -80,7 +81,7 @@ _MESSAGES = _schema(_PROTO)
 _WIRES = dict(int=0, zero=0, float=5, double=1)  # all else: 2
 
 # %% ../nbs/07a_guard.ipynb #limits
-FIELDS,NAME,DEPTH = 2_000_000,1_000,30  # of a file, of a name's characters, of messages in messages
+FIELDS,NAME,DEPTH = 500_000,1_000,30  # of a file, of a name's characters, of messages in messages
 
 # %% ../nbs/07a_guard.ipynb #reader
 class _Reader:
@@ -134,7 +135,7 @@ class _Reader:
 # %% ../nbs/07a_guard.ipynb #tensor-types
 _TYPES = {k:np.dtype('<'+v) for k,v in {1:'f4', 2:'u1', 3:'i1', 4:'u2', 5:'i2', 6:'i4', 7:'i8', 9:'?', 10:'f2', 11:'f8',
                                         12:'u4', 13:'u8'}.items()}  # no text, no complex numbers
-_DATA = dict(raw_data=None, float_data=4, double_data=8, int32_data=0, int64_data=0, uint64_data=0)  # bytes of one; 0: it varies
+_DATA = dict(raw_data=None, float_data=4, double_data=8, int32_data=0, int64_data=0, uint64_data=0)  # bytes of each
 ELEMENTS,READ = 2**27,1024  # that a size may declare; that are read
 
 def _declared(dims:list, what:str)->int:
@@ -223,7 +224,7 @@ def _elements(op:str, xs:list)->float: # 1 where nothing is known
     return 1. if x is None else abs(math.prod(map(float, x)))
 
 # %% ../nbs/07a_guard.ipynb #walk-limits
-NODES,LEVELS,DOORS = 50_000,20,100  # nodes of all calls together; calls and branches inside each other; inputs and outputs
+NODES,LEVELS,DOORS = 50_000,20,100  # nodes with those of all calls; calls in calls; inputs or outputs
 _VALUES = {1: 'f', 2: 'i', 3: 's', 4: 't', 5: 'g', 6: 'floats', 7: 'ints', 8: 'strings'}  # attribute type -> its field
 
 # %% ../nbs/07a_guard.ipynb #walk
@@ -235,11 +236,13 @@ class _Walk:
         self.functions = {(f.get('domain', ''), f.get('name', '')): f for f in fs}
         for o in [m, *fs]: self.opsets(o.get('opset_import', []))
         if len(self.functions) < len(fs): raise _Refused('a function that stands there twice')
-        if mine := [n for d,n in self.functions if d in ('', 'ai.onnx')]: raise _Refused(f'a function instead of {mine[0]}')
+        own = [n for d,n in self.functions if d in ('', 'ai.onnx')]
+        if own: raise _Refused(f'a function instead of {own[0]}')
         self.body(m.get('graph', {}), {}, {}, 0)
         if extra := self.functions.keys() - self.called: raise _Refused(f'function {min(extra)[1]} is never called')
 
     def opsets(self, ids:list)->None:
+        "The versions of the operators"
         for o in ids:
             if o.get('domain', '') in ('', 'ai.onnx') and o.get('version') != OPSET:
                 raise _Refused(f'opset {o.get("version")}, not {OPSET}')
@@ -247,7 +250,8 @@ class _Walk:
     def body(self, g:dict, env:dict, attrs:dict, level:int)->None:
         "The nodes of a graph or function; `env` has the constants around it by name, `attrs` those of the call"
         if level > LEVELS: raise _Refused(f'functions and branches nested more than {LEVELS} deep')
-        if max(len(g.get('input', [])), len(g.get('output', []))) > DOORS: raise _Refused(f'more than {DOORS} inputs or outputs')
+        doors = max(len(g.get('input', [])), len(g.get('output', [])))
+        if doors > DOORS: raise _Refused(f'{doors} inputs or outputs')
         for o in [*g.get('value_info', []), *g.get('input', []), *g.get('output', [])]:
             if isinstance(o, dict): self.value(o)
         env = {**env, **{t.get('name', ''): _tensor(self.r, t) for t in g.get('initializer', [])}}
@@ -265,7 +269,8 @@ class _Walk:
         "The value of an attribute; a graph as the message that it is"
         if ref := a.get('ref_attr_name'): return attrs.get(ref)
         key,name = _VALUES.get(a.get('type')),a.get('name')
-        if key is None or a.keys() & {*_VALUES.values()} - {key}: raise _Refused(f'attribute {name} of type {a.get("type")}')
+        if key is None or a.keys() & {*_VALUES.values()} - {key}:
+            raise _Refused(f'attribute {name} of type {a.get("type")}')
         if key == 'ints': return self.r.ints(a.get(key, []))
         if key == 't': return _tensor(self.r, a.get('t', {}))
         if key == 'floats': return np.frombuffer(b''.join(self.r.bytes(o) for o in a.get(key, [])), '<f4')
@@ -299,8 +304,8 @@ class _Walk:
         value = self.constant(own) if op == 'Constant' else _fold(op, own, xs)
         if value is not None and outs: env[outs[0]] = value
 
-    def constant(self, own:dict)->np.ndarray:
-        "The value of a Constant, flat"
+    def constant(self, own:dict)->np.ndarray: # Flat, or None
+        "The value of a Constant"
         return next((np.ravel(v) for v in own.values() if isinstance(v, (int, list, np.ndarray))), None)
 
 # %% ../nbs/07a_guard.ipynb #check
@@ -311,13 +316,13 @@ def check_model(
 )->None:
     "Raise `BundleError` for a model that no exporter of ours writes"
     if ops == 'any': return
+    if ops is not None: raise BundleError(f"{name}: ops must be None or 'any', not {ops!r}")
     try:
-        if ops is not None: raise _Refused(f"ops must be None or 'any', not {ops!r}")
         if data[4:8] == b'ORTM': raise _Refused('the format of ONNX Runtime, not ONNX')
         r = _Reader(data)
         m = r.message(0, len(data), 'model')
         if not m.get('graph', {}).get('node'): raise _Refused('no graph')
         _Walk(r, m)
     except _Refused as e:
-        raise BundleError(f"{name}: {e}: no exporter of fastai_deploy writes that; ops='any' loads a model that you trust"
-                         ) from e
+        way = "no exporter of fastai_deploy writes that; ops='any' loads a model that you trust"
+        raise BundleError(f'{name}: {e}: {way}') from e

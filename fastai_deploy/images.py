@@ -9,12 +9,12 @@ __all__ = ['FORMATS', 'MAX_PIXELS', 'MAX_SCANS', 'open_image']
 import io, os, re, struct, threading
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile
 
 from .spec import ImageError, UnsupportedError
 
 # %% ../nbs/01_images.ipynb #formats
-FORMATS = 'JPEG','PNG','GIF','WEBP','BMP','TIFF','PPM'  # what `open_image` opens if not asked for more; JPEG has MPO in it
+FORMATS = 'JPEG','PNG','GIF','WEBP','BMP','TIFF','PPM'  # opened if no more are asked for; MPO is a kind of JPEG
 MAX_PIXELS = 500_000_000  # no `max_pixels` is larger
 
 # %% ../nbs/01_images.ipynb #check-args
@@ -28,8 +28,8 @@ def _check_args(mode, max_pixels, formats):
     if more := {*(FORMATS if formats is None else formats)}-{*FORMATS}:
         Image.init()
         if unknown := more-{*Image.ID, 'MPO'}|more&{'EPS'}:
-            raise UnsupportedError(f"formats: {', '.join(sorted(map(str, unknown)))}: Pillow has no such format, or it is "
-                                   "never opened; as in formats=('JPEG', 'PNG')")
+            raise UnsupportedError(f"formats: {', '.join(sorted(map(str, unknown)))}: no format that is opened; "
+                                   "as in formats=('JPEG', 'PNG')")
     return max_pixels
 
 # %% ../nbs/01_images.ipynb #identify
@@ -47,12 +47,11 @@ def _unknown(formats, others, notes):
     note = f' ({notes[0]})' if notes else ''
     if formats is None: return f'not a picture that Pillow can read{note}'
     if others and not notes:
-        return f"not opened unless asked: {others[0]}; formats=(*FORMATS, '{others[0]}') asks, formats=None for all"
-    return f"not a picture that Pillow can read as {', '.join(formats)}{note}"
+        return f"{' or '.join(others)}, opened only if asked: formats=(*FORMATS, '{others[0]}'), or formats=None for all"
+    return f"not a picture that Pillow can read as {', '.join(formats)}{note or '; formats=None tries all'}"
 
 def _identify(f, formats=None, look=lambda name: None, at=0):
-    """The picture at byte `at` of file `f`, its header read and its pixels not yet: `Image.open` without a global limit;
-    `look` may refuse the file before the plug-in `name` gets it"""
+    "The picture at byte `at` of file `f`, its header read after `look`: `Image.open` without a global limit"
     f.seek(at)
     prefix,others,notes = f.read(16),[],[]
     if isinstance(prefix, str): raise ImageError("a file opened as text: open it with mode 'rb'")
@@ -123,7 +122,7 @@ def _check_scans(b):
         if n > 5000: raise ImageError('far too many small pieces: a JPEG of more than 5000 segments')
 
 # %% ../nbs/01_images.ipynb #tags
-_SIZES = {1:1, 2:1, 3:2, 4:4, 5:8, 6:1, 7:1, 8:2, 9:4, 10:8, 11:4, 12:8, 13:4, 16:8}  # type of a tag -> bytes of a value
+_SIZES = {1:1, 2:1, 3:2, 4:4, 5:8, 6:1, 7:1, 8:2, 9:4, 10:8, 11:4, 12:8, 13:4, 16:8}  # type -> bytes of a value
 _LINKS = 34665,34853,40965  # tags that say where more tags are: EXIF, GPS, how to interoperate
 
 def _tags(f, at, order, big):
@@ -139,7 +138,7 @@ def _check_tags(f):
     "Refuse TIFF file `f`, which may be an EXIF block in memory, if its tags say more than it can hold"
     size,head = f.seek(0, 2),f.seek(0) or f.read(16)
     order,big = '<' if head[:2] == b'II' else '>',head[2:3] == b'+'
-    todo,total,numbers = [struct.unpack(order + 'Q', head[8:16])[0] if big else struct.unpack(order + 'I', head[4:8])[0]],0,0
+    todo,total,numbers = [*struct.unpack(*((order+'Q', head[8:16]) if big else (order+'I', head[4:8])))],0,0
     for at in todo:
         if at >= size: continue
         for tag,kind,count,place in _tags(f, at, order, big):
@@ -231,6 +230,10 @@ class _Strict:
 _strict = _Strict()
 
 # %% ../nbs/01_images.ipynb #convert
+_TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+          5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+          8: Image.Transpose.ROTATE_90}  # orientation in EXIF -> what makes it upright
+
 def _exif_block(info):
     "The EXIF block in the `info` of a picture, empty if there is none"
     if 'exif' in info: return info['exif']
@@ -241,7 +244,8 @@ def _convert(im, mode, exif):
     im.load()
     if exif:
         _check_exif(_exif_block(im.info))
-        im = ImageOps.exif_transpose(im)
+        turn = _TURNS.get(im.getexif().get(274))
+        if turn is not None: im = im.transpose(turn)
     if 'transparency' in im.info and mode != 'RGBA':
         im = im.copy()
         del im.info['transparency']

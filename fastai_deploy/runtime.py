@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['make_session', 'tap', 'Model', 'prepare', 'run', 'predict', 'doubt', 'Tracer', 'parity_of', 'held', 'replay',
-           'prove_one', 'load', 'show_progress', 'stream', 'predict_batch']
+           'prove_one', 'try_out', 'load', 'show_progress', 'stream', 'predict_batch']
 
 # %% ../nbs/09_runtime.ipynb #imports
-import os, sys
+import json, os, signal, subprocess, sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
@@ -19,11 +19,13 @@ import onnxruntime as ort
 
 from .answers import decode_answer, finished, label, numbers, slack, undecided
 from .bundle import Bundle, open_bundle, vocab_text
+from .custom import _ops
 from .decode import Prediction
 from .geometry import steps
-from .images import open_image
+from .guard import check_model
+from .images import FORMATS, open_image
 from .parity import Golden, Parity, Trace, golden_traces, open_golden, read_goldens, stages_for
-from .spec import BundleError, FastaiDeployError, ImageError, ParityError, class_tasks
+from .spec import BundleError, FastaiDeployError, ImageError, ParityError, UnsupportedError, class_tasks
 from .transforms import apply_item, check_item, to_array
 
 # %% ../nbs/09_runtime.ipynb #session
@@ -77,12 +79,17 @@ class Model:
         threads:int=None,    # Threads for one call; onnxruntime's own choice by default
         engine:str='model',  # 'model': item transforms in Pillow, then model.onnx; 'pixels': pixels.onnx does both
         max_pixels:int=None, # Refuse images of more pixels; by default the bundle's own limit
+        formats:tuple=FORMATS, # Kinds of image files to open, by Pillow's names; None: all that Pillow knows
+        ops:str=None,        # 'any': run a graph with operators that no export of ours writes
     ):
         self.bundle,self.spec,self.path,self.engine = bundle,bundle.spec,bundle.path,engine
         self.max_pixels = bundle.spec.input.max_pixels if max_pixels is None else max_pixels
+        self.formats = formats
         check_item(self.spec.item)
         self.vocab = bundle.vocab()
-        self.session = make_session(_engine_file(bundle, engine), providers, threads)
+        graph = _engine_file(bundle, engine)
+        check_model(graph, f'{bundle.path}: {engine}.onnx', ops)
+        self.session = make_session(graph, providers, threads)
         if engine == 'pixels': self._check_metadata()
 
     def __repr__(self)->str:
@@ -152,7 +159,8 @@ def _raw(spec, img, x, longest:int=65_535)->np.ndarray:
 def _opened(model:Model, x, exif:bool=None):
     "Image `x` as the Learner opens it"
     spec = model.spec.input
-    return open_image(x, mode=spec.mode, exif=spec.exif if exif is None else exif, max_pixels=model.max_pixels)
+    exif = spec.exif if exif is None else exif
+    return open_image(x, mode=spec.mode, exif=exif, max_pixels=model.max_pixels, formats=model.formats)
 
 def _prepared(model:Model, x, exif:bool)->tuple:
     "Image `x` after the item transforms, and its (height, width) as opened"
@@ -247,7 +255,7 @@ class Tracer:
         "What programs get beside the net's own answer must be what Python makes of that"
         m,name = self.model,self.model.spec.output.name
         has = {o.name for o in m.session.get_outputs()}
-        res = dict(zip(has, m.run(prepared[None], [*has])))
+        res = dict(zip(has, m.session.run([*has], {'picture': prepared})))
         for k,v in finished(m.spec, decode_answer(m.spec, res[name][0], m.vocab, picture)).items():
             if k not in has: raise ParityError(f'{m.path}: pixels.onnx has no output {k!r}: export the bundle again')
             if res[k].shape != v.shape or not np.allclose(res[k], v):
@@ -326,6 +334,59 @@ def prove_one(
                   'check=False loads it all the same',)
         raise
 
+# %% ../nbs/09_runtime.ipynb #sandbox
+_errors = {o.__name__: o for o in (BundleError, ImageError, ParityError, UnsupportedError, FastaiDeployError)}
+
+def _limit(memory:int, seconds:float)->None:
+    "Limit this process, as far as the system can"
+    try: import resource
+    except ImportError: return  # Windows: the parent still limits the time
+    limits = dict(AS=memory, CPU=2*int(seconds)+2, CORE=0, FSIZE=0)
+    for name,most in limits.items():
+        key = getattr(resource, f'RLIMIT_{name}')
+        hard = resource.getrlimit(key)[1]
+        resource.setrlimit(key, (most if hard < 0 else min(most, hard),)*2)
+
+def _child()->None:
+    "What runs in the sandbox: one `load`, told on stdin; the error's class and text, or the bundle's hash, on stdout"
+    job,said = json.load(sys.stdin),dict(error='BundleError', text='it does not fit into the memory')
+    for name in job.pop('modules'): __import__(name)
+    _limit(job.pop('memory'), job.pop('seconds'))
+    try: said = dict(sha256=load(**job).bundle.sha256)
+    except FastaiDeployError as e: said = dict(error=type(e).__name__, text=str(e))
+    except MemoryError: pass
+    print(json.dumps(said))
+
+_code = """import sys; sys.path[:] = {path}
+from fastai_deploy.runtime import _child; _child()"""
+
+def _died(code:int)->str:
+    "How a child process ended"
+    try: return f'its process ended by {signal.Signals(-code).name}'
+    except ValueError: return f'its process ended with exit code {code}'
+
+def try_out(
+    path:str|Path,     # A bundle that nobody has vouched for: directory, or zip of one
+    memory:int=None,   # Bytes of address space; by default 4 GB and eight times the bundle's size
+    seconds:float=60,  # How long it may take
+    **kwargs,          # Of `load`
+)->str: # The bundle's SHA-256: `load(path, sha256=…)` takes only what was tried
+    "Load a bundle and answer its first golden in a process with limits, or raise the error that it gave"
+    b = open_bundle(path, check=False)
+    if memory is None: memory = 4*2**30 + 8*sum(o['bytes'] for o in b.spec.files.values())
+    modules = sorted({f.__module__ for f in _ops.values()} - {'__main__'})  # of ops of the user's own
+    job = dict(kwargs, path=str(path), threads=1, memory=int(memory), seconds=seconds, modules=modules)
+    env = dict(os.environ, OMP_NUM_THREADS='1', OPENBLAS_NUM_THREADS='1')
+    try: r = subprocess.run([sys.executable, '-c', _code.format(path=sys.path)], input=json.dumps(job), env=env,
+                            capture_output=True, text=True, encoding='utf-8', timeout=seconds)
+    except subprocess.TimeoutExpired as e:
+        raise BundleError(f'{path}: stopped in the sandbox: it took more than {seconds:g} seconds') from e
+    try: said = json.loads(r.stdout)
+    except ValueError as e: raise BundleError(f'{path}: stopped in the sandbox: {_died(r.returncode)}') from e
+    if 'sha256' in said: return said['sha256']
+    raise _errors[said['error']](said['text'])
+
+# %% ../nbs/09_runtime.ipynb #load-all
 def load(
     path:str|Path,       # A bundle: directory, or zip of one
     providers:list=None, # ONNX Runtime execution providers, best first; the CPU's by default
@@ -333,9 +394,15 @@ def load(
     engine:str='model',  # 'model': item transforms in Pillow, then model.onnx; 'pixels': pixels.onnx does both
     check:bool=True,     # Prove it on one of its goldens, which is also the call that warms the session
     max_pixels:int=None, # Refuse images of more pixels; by default the bundle's own limit, mostly 50 million
+    formats:tuple=FORMATS, # Kinds of image files to open, by Pillow's names; None: all that Pillow knows
+    sha256:str=None,     # Load only the bundle whose bundle.json has this hash
+    ops:str=None,        # 'any': run a graph with operators that no export of ours writes
+    sandbox:bool=False,  # Load it in a child process with limits first, as `try_out` does
 )->Model: # Ready to predict: hashes compared, session warmed
     "Load a bundle"
-    model = Model(open_bundle(path), providers, threads, engine, max_pixels)
+    options = dict(providers=providers, engine=engine, max_pixels=max_pixels, formats=formats, ops=ops)
+    if sandbox: sha256 = try_out(path, check=check, sha256=sha256, **options)
+    model = Model(open_bundle(path, sha256=sha256), threads=threads, **options)
     if check: prove_one(model)
     else: model.warm()
     return model

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['class_tasks', 'FastaiDeployError', 'BundleError', 'ImageError', 'UnsupportedError', 'ParityError',
-           'MissingExtraError', 'need', 'spec_schema', 'op_names', 'validate', 'Input', 'Output', 'read_json', 'Spec']
+           'MissingExtraError', 'need', 'plain', 'spec_schema', 'op_names', 'validate', 'Input', 'Output', 'read_json',
+           'Spec']
 
 # %% ../nbs/00_spec.ipynb #imports
 import importlib, json, math, re
@@ -42,6 +43,16 @@ def need(
         name = (e.name or module).split('.')[0]
         if name == 'fastai_deploy': raise
         raise MissingExtraError(f"{name} is not installed: pip install 'fastai_deploy[{extra}]'") from e
+
+# %% ../nbs/00_spec.ipynb #plain
+_commands = re.compile('[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]')
+
+def plain(
+    text,         # What is to be printed
+    keep:str='',  # Control characters that stay
+)->str: # One line, if newlines do not stay
+    "`text` with its control characters and marks of direction as JSON escapes"
+    return _commands.sub(lambda m: m[0] if m[0] in keep else f'\\u{ord(m[0]):04x}', str(text))
 
 # %% ../nbs/00_spec.ipynb #schema
 @lru_cache(maxsize=1)

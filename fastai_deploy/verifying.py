@@ -16,7 +16,7 @@ import numpy as np
 
 from .answers import decode_answer, label, numbers
 from .bundle import open_bundle, update_bundle
-from .images import open_image
+from .images import MAX_PIXELS, open_image
 from .parity import Parity, Trace
 from .runtime import Model, Tracer, doubt, held, load, show_progress
 from .spec import FastaiDeployError, Input, MissingExtraError, ParityError, need
@@ -98,7 +98,7 @@ class LearnerTracer:
     ): # An image of the Learner's class
         "Image `x` as the Learner itself opens a file; what is in memory, as the bundle does"
         inp = self.spec.input
-        ours = open_image(x, inp.mode, exif=inp.exif, max_pixels=None)  # says what is wrong, if it is no image
+        ours = open_image(x, inp.mode, exif=inp.exif, max_pixels=None, formats=None)  # says what is wrong
         if isinstance(x, (str, Path)): return self.learn.dls.valid_ds.tls[0].tfms.fs[-1](x, split_idx=1)
         return self.cls(ours)
 
@@ -151,7 +151,7 @@ class WeightsTracer:
     )->Trace: # What it was at each stage
         "What image `x` is at each stage, by the weights"
         m,spec = self.model,self.model.spec
-        img = open_image(x, spec.input.mode, exif=spec.input.exif, max_pixels=spec.input.max_pixels)
+        img = open_image(x, spec.input.mode, exif=spec.input.exif, max_pixels=m.max_pixels, formats=m.formats)
         item = m.prepare(img, exif=False)
         with self.torch.no_grad(): outs = self.net(self.torch.from_numpy(item[None]))
         answer,net,batch = (o[0].numpy() for o in outs)
@@ -209,7 +209,8 @@ def verify(
     engine:str=None,     # Prove only 'model' or 'pixels' (never stored); by default every file that answers
 )->Parity: # The table of stages; an error if one differs
     "Prove that a bundle answers as `learn.predict` does, or raise a `ParityError` that names the stage"
-    model = bundle if isinstance(bundle, Model) else load(bundle, engine=engine or 'model', check=False)
+    own = dict(max_pixels=MAX_PIXELS, formats=None)  # images of the user's own
+    model = bundle if isinstance(bundle, Model) else load(bundle, engine=engine or 'model', check=False, **own)
     if engine not in (None, model.engine):
         raise FastaiDeployError(f'this model was loaded with engine={model.engine!r}')
     if learn is None:

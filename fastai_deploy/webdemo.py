@@ -6,7 +6,7 @@
 __all__ = ['answer', 'both_answers', 'demo_page', 'demo']
 
 # %% ../nbs/33_demo.ipynb #imports
-import colorsys, tempfile, threading
+import colorsys, html, tempfile, threading
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from .answers import decode_answer, label, numbers
 from .images import open_image
 from .parity import Parity, golden_traces
 from .runtime import Model, load
-from .spec import ImageError, need
+from .spec import FastaiDeployError, need
 
 # %% ../nbs/33_demo.ipynb #picture
 def _picture(gr):
@@ -27,11 +27,16 @@ def _picture(gr):
     image.preprocess = lambda payload: payload.path if payload else None
     return image
 
+# %% ../nbs/33_demo.ipynb #text
+def _text(s)->str:
+    "HTML that shows `s` as it is written, whatever that is"
+    return f'<bdi>{html.escape(str(s))}</bdi>'
+
 # %% ../nbs/33_demo.ipynb #seen
 def _seen(model:Model, file, side:int=640)->Image.Image:
     "The picture as the transforms receive it, at a size for a page"
     spec = model.spec.input
-    img = open_image(file, mode=spec.mode, exif=spec.exif, max_pixels=spec.max_pixels).convert('RGB')
+    img = open_image(file, mode=spec.mode, exif=spec.exif, max_pixels=model.max_pixels).convert('RGB')
     f = side/max(img.size)
     return img.resize([max(1, round(n*f)) for n in img.size], Image.Resampling.BICUBIC)
 
@@ -80,9 +85,9 @@ def answer(
     "What the page shows for a picture"
     if not file: return None
     try: return _shown[model.spec.task](model, model.predict(file), file, topk)
-    except ImageError as e:
+    except FastaiDeployError as e:
         reason = str(e).replace(str(file), Path(file).name)
-        raise need('gradio', 'demo').Error(reason, print_exception=False) from e
+        raise need('gradio', 'demo').Error(_text(reason), print_exception=False) from e
 
 # %% ../nbs/33_demo.ipynb #compared
 _nouns = dict(regression='values', points='coordinates, in pixels of what the net sees', image_to_image='values')
@@ -90,15 +95,16 @@ _nouns = dict(regression='values', points='coordinates, in pixels of what the ne
 def _compared(task:str, p, t)->str:
     "How the bundle's answer `p` and fastai's trace `t` compare, in words"
     n = int((p.decided != t.decided).sum())
-    if t.label != label(p): said = f'fastai says **{t.label or "no label"}**, the bundle **{label(p) or "no label"}**! '
-    elif task in ('classification', 'multilabel'): said = f'Both say **{t.label or "no label"}**. '
+    theirs,ours = (f'<b>{_text(o or "no label")}</b>' for o in (t.label, label(p)))
+    if t.label != label(p): said = f'fastai says {theirs}, the bundle {ours}! '
+    elif task in ('classification', 'multilabel'): said = f'Both say {ours}. '
     elif not p.decided.size: said = ''
     else:
         what = 'masks' if task == 'segmentation' else 'pictures'
         said = f'The {what} differ in {n:,} of {p.decided.size:,} places! ' if n else f'The {what} are equal. '
     diff = float(np.abs(numbers(p)-t.numbers).max())
     nouns = _nouns.get(task, 'probabilities')
-    return f'{said}Largest difference between their {t.numbers.size:,} {nouns}: **{diff:.1e}**'
+    return f'{said}Largest difference between their {t.numbers.size:,} {nouns}: <b>{diff:.1e}</b>'
 
 # %% ../nbs/33_demo.ipynb #both
 _one_at_a_time = threading.Lock()
@@ -108,7 +114,7 @@ def both_answers(
     learn,              # The Learner that it came from
     file:str|Path|None, # The picture; None when it was taken away
     topk:int=5,         # How many classes, where they have probabilities
-)->tuple: # (fastai's answer, the bundle's answer, a sentence that compares them)
+)->tuple: # (fastai's answer, the bundle's answer, a sentence that compares them, in HTML)
     "What the page with two answers shows for a picture"
     from fastai_deploy.verifying import LearnerTracer
     if not file: return None,None,''
@@ -119,39 +125,44 @@ def both_answers(
 
 # %% ../nbs/33_demo.ipynb #headline
 def _does(model:Model)->str:
-    "What a model does, in half a sentence"
+    "What a model does, in half a sentence of HTML"
     vocab,n = model.vocab,model.spec.output.shape[0]
-    names = ', '.join(vocab[:12]) + (f' … and {len(vocab)-12} more' if len(vocab) > 12 else '')
-    some = lambda n, what: f'{n} {what}s' if n > 1 else f'a {what}'
+    some = [o for i,o in enumerate(vocab[:12]) if sum(map(len, vocab[:i])) < 160]
+    names = ', '.join(map(_text, some)) + (f' … and {n-len(some)} more' if n > len(some) else '')
+    count = lambda n, what: f'{n} {what}s' if n > 1 else f'a {what}'
     return dict(
         classification=f'tells {n} classes apart: {names}', multilabel=f'says of {n} labels whether they hold: {names}',
-        regression=f'answers with {some(n, "number")}', points=f'finds {some(n//2, "point")}',
+        regression=f'answers with {count(n, "number")}', points=f'finds {count(n//2, "point")}',
         segmentation=f'gives each pixel one of {n} classes: {names}',
         image_to_image='makes a picture of a picture')[model.spec.task]
 
 # %% ../nbs/33_demo.ipynb #headline-text
-def _headline(model:Model)->str:
-    "What the model is, in Markdown"
+def _about(model:Model)->str:
+    "What the model is, in HTML"
     net = model.spec.net
-    what = f"A **{net['arch']}**" if 'arch' in net else 'A net'
-    return (f'# {model.path.stem}\n{what} that {_does(model)}. Trained with fastai; what answers here is its bundle, '
-            'on onnxruntime.')
+    what = f"A <b>{_text(net['arch'])}</b>" if 'arch' in net else 'A net'
+    return f'<p>{what} that {_does(model)}. Trained with fastai; what answers here is its bundle, on onnxruntime.</p>'
 
 # %% ../nbs/33_demo.ipynb #texts
 def _proof(model:Model)->str:
-    "The proof table, in Markdown"
-    if 'parity.json' in model.bundle: return Parity.from_json(model.bundle.read('parity.json')).table()
-    return 'This bundle carries no proof. `fd.verify(bundle, learn)` makes one.'
+    "The proof table, in HTML"
+    if 'parity.json' not in model.bundle: return 'This bundle carries no proof. <code>fd.verify(bundle, learn)</code> makes one.'
+    table,_,said = Parity.from_json(model.bundle.read('parity.json')).table().partition('\n\n')
+    head,_,*rows = ([_text(o.strip()) for o in line[2:-2].split(' | ', 5)] for line in table.splitlines())
+    row = lambda cells, tag: '<tr>' + ''.join(f'<{tag}>{o}</{tag}>' for o in cells) + '</tr>'
+    table = row(head, 'th') + ''.join(row(o, 'td') for o in rows)
+    return (f'<div class="scroll" tabindex="0" role="region" aria-label="The proof"><table>{table}</table></div>'
+            + ''.join(f'<p>{_text(o)}</p>' for o in said.splitlines()))
 
 # %% ../nbs/33_demo.ipynb #examples
 def _examples(gr, model:Model, image)->None:
-    "The goldens from the validation set, to click on"
+    "The goldens that were images, to click on"
     names = [f'golden/{file}' for file,t in golden_traces(model.bundle) if not t.drawn]
     if not names: return
     with tempfile.TemporaryDirectory() as tmp:  # gradio copies them into its cache
-        files = [Path(tmp)/Path(n).name for n in names]
+        files = [Path(tmp)/f'{i}.png' for i in range(len(names))]
         for n,f in zip(names, files): f.write_bytes(model.bundle.read(n))
-        gr.Examples([[str(f)] for f in files], image, label='Pictures of the validation set', examples_per_page=12)
+        gr.Examples([[str(f)] for f in files], image, label='Images from the bundle', examples_per_page=12)
 
 # %% ../nbs/33_demo.ipynb #component
 def _component(gr, model:Model, topk:int, name:str, elem_id:str):
@@ -166,26 +177,29 @@ def _component(gr, model:Model, topk:int, name:str, elem_id:str):
 
 # %% ../nbs/33_demo.ipynb #page
 def demo_page(
-    model:Model,   # A loaded bundle
-    learn=None,    # The Learner that it came from, to answer beside it
-    topk:int=5,    # How many classes to show, where they have probabilities
+    model:Model,          # A loaded bundle
+    learn=None,           # The Learner that it came from, to answer beside it
+    topk:int=5,           # How many classes to show, where they have probabilities
+    title:str=None,       # Text above the page; by default the bundle's name
+    description:str=None, # Markdown below it; by default what the model does
 ): # gradio.Blocks, not yet served
     "The page of a bundle"
-    gr = need('gradio', 'demo')
+    gr,title = need('gradio', 'demo'),title or model.path.stem
     answers = partial(_component, gr, model, topk)
-    with gr.Blocks(title=model.path.stem, analytics_enabled=False) as page:
-        gr.Markdown(_headline(model), elem_id='headline')
+    with gr.Blocks(title=title, analytics_enabled=False) as page:
+        gr.HTML(f'<h1>{_text(title)}</h1>' + ('' if description else _about(model)), elem_id='headline')
+        if description: gr.Markdown(description, elem_id='description')
         with gr.Row(equal_height=False):
-            with gr.Column(scale=4, min_width=300): image = _picture(gr)
-            with gr.Column(scale=5, min_width=300):
+            with gr.Column(scale=4, min_width=280): image = _picture(gr)
+            with gr.Column(scale=5, min_width=280):
                 if learn is None: outs,fn = answers('Answer', 'ours'),partial(answer, model, topk=topk)
                 else:
                     with gr.Row(): outs = [answers('fastai', 'theirs'), answers('Bundle', 'ours')]
-                    outs.append(gr.Markdown(elem_id='difference'))
+                    outs.append(gr.HTML(elem_id='difference'))
                     fn = partial(both_answers, model, learn, topk=topk)
         _examples(gr, model, image)
         with gr.Accordion('The proof: how far it is from learn.predict', open=False):
-            gr.Markdown(_proof(model), elem_id='proof')
+            gr.HTML(_proof(model), elem_id='proof')
         image.change(lambda file: fn(file), image, outs, api_name='predict', trigger_mode='always_last',
                      concurrency_limit=4, show_progress='minimal')
     return page
@@ -194,9 +208,14 @@ def demo_page(
 _css = '''
 .gradio-container { width: 100%; max-width: 1000px !important; margin: 0 auto !important; }
 #headline h1 { margin-bottom: .3em; }
-#proof { overflow-x: auto; max-width: calc(100vw - 7em); }
+:is(#headline, #proof, #difference) .html-container { padding: 0; }
+.confidence-set { font-family: inherit !important; }
+#headline, #description, #proof, #difference { overflow-wrap: anywhere; }
+#proof .scroll { overflow-x: auto; overflow-wrap: normal; margin-bottom: .8em; }
 #proof table { font-variant-numeric: tabular-nums; }
 #proof :is(th, td) { padding: .3em .6em; white-space: nowrap; }
+:is(#ours, #theirs) :is(.output-class, dt) { overflow-wrap: anywhere; }
+.output-class { font-size: 1.5rem !important; }
 .image-frame, .image-frame img { width: 100%; height: 100%; object-fit: contain; }
 .base-image, .mask { max-height: 340px; object-fit: contain; }
 #difference { padding: 0 .5em; }
@@ -206,19 +225,21 @@ def _settings(gr)->dict:
     "How the page is served, unless told otherwise"
     fonts = dict(font=['system-ui', 'sans-serif'], font_mono=['ui-monospace', 'monospace'])
     theme = gr.themes.Soft(primary_hue='teal', **fonts)
-    return dict(theme=theme, css=_css, footer_links=['api'], show_error=True, ssr_mode=False, max_file_size='64mb')
+    return dict(theme=theme, css=_css, footer_links=['api'], ssr_mode=False, max_file_size='64mb')
 
 # %% ../nbs/33_demo.ipynb #demo
 def demo(
-    bundle,           # Path of a bundle, or a loaded `Model`
-    learn=None,       # The Learner that it came from: both answer, side by side
-    topk:int=5,       # How many classes to show, where they have probabilities
-    launch:bool=True, # Serve it now; else call `launch` of what is returned
-    **launch_kwargs   # For gradio's `Blocks.launch`: server_port, share, inbrowser, prevent_thread_lock, …
+    bundle,               # Path of a bundle, or a loaded `Model`
+    learn=None,           # The Learner that it came from: both answer, side by side
+    topk:int=5,           # How many classes to show, where they have probabilities
+    launch:bool=True,     # Serve it now; else call `launch` of what is returned
+    title:str=None,       # Text above the page; by default the bundle's name
+    description:str=None, # Markdown below it; by default what the model does
+    **launch_kwargs       # For gradio's `Blocks.launch`: server_name, server_port, share, prevent_thread_lock, …
 ): # gradio.Blocks
     "A web page to try a bundle on"
     gr = need('gradio', 'demo')
-    page = demo_page(bundle if isinstance(bundle, Model) else load(bundle), learn, topk)
+    page = demo_page(bundle if isinstance(bundle, Model) else load(bundle), learn, topk, title, description)
     page.launch = partial(page.launch, **{**_settings(gr), **launch_kwargs})
     if launch: page.launch()
     return page

@@ -17,13 +17,13 @@ def test_attack(corpus, monkeypatch):
     counts = {name: dict(c) for name, c in found.items()}
     print(f'{corpus}: {counts}')
     assert not bad, '\n'.join(bad)
-    assert sum(c.get('refused', 0) + c.get('answered', 0) for c in counts.values()) >= SAMPLES[corpus]//2, counts
+    assert counts['sound']['answered'] and sum(sum(c.values()) for c in counts.values()) >= SAMPLES[corpus]//2, counts
 
 BROKEN = '''
 import os, time
 def cases(seed, n):
-    yield from [('fine', 'refused'), ('wrong', 'wrong'), ('foreign', 'foreign'), ('dies', 'dies'), ('hangs', 'hangs'),
-                ('fine', 'answered')]
+    yield from [('fine', 'refused'), ('sound', 'refused'), ('sound', 'answered'), ('wrong', 'wrong'), ('foreign', 'foreign'), ('dies', 'dies'),
+                ('hangs', 'hangs'), ('fine', 'answered')]
 def attack(case, folder):
     if case == 'dies': os.abort()
     if case == 'hangs': time.sleep(60)
@@ -40,6 +40,7 @@ def test_runner_sees_it(tmp_path, monkeypatch):
     monkeypatch.setattr(run, 'SECONDS', 3)
     monkeypatch.setenv('PYTHONPATH', str(ROOT))
     found, bad = run.run('broken')
-    assert {k: dict(v) for k, v in found.items()} == {'fine': {'refused': 1, 'answered': 1}, 'wrong': {'wrong': 1},
-                                                      'foreign': {'foreign': 1}, 'dies': {'died': 1}, 'hangs': {'hung': 1}}
-    assert len(bad) == 4 and 'SIGABRT' in ' '.join(bad) and 'KeyError' in ' '.join(bad), bad
+    assert {k: dict(v) for k, v in found.items()} == dict(
+        fine={'refused': 1, 'answered': 1}, sound={'wrong': 1, 'answered': 1}, wrong={'wrong': 1}, foreign={'foreign': 1},
+        dies={'died': 1}, hangs={'hung': 1})
+    assert len(bad) == 5 and 'SIGABRT' in ' '.join(bad) and 'KeyError' in ' '.join(bad), bad

@@ -1,5 +1,6 @@
-"The demo's pages in a real browser: upload a picture, see the right label. On the screen of a desk and of a phone."
-import os, re, shutil
+"The demo's pages in a real browser: upload an image, see the right label. On the screen of a desk and of a phone."
+import json, os, re, shutil
+from contextlib import contextmanager
 
 import pytest
 
@@ -46,6 +47,7 @@ def visit(browser, site, width=1280, height=900):
     "A tab that shows the site, and notes where it asked for anything and what went wrong."
     tab = browser.new_page(viewport=dict(width=width, height=height))
     tab.hosts, tab.faults = set(), []
+    tab.on('dialog', lambda d: (tab.faults.append(d.message), d.dismiss()))
     host = lambda url: re.sub(r'^(\w+:/*[^/]*).*', r'\1', url)
     tab.on('request', lambda r: tab.hosts.add(host(r.url)) if r.url.startswith('http') else None)
     tab.on('pageerror', lambda e: tab.faults.append(str(e)))
@@ -57,6 +59,14 @@ def shown(tab, box='#ours'):
     "(label, percent) of the best class, when it has come."
     tab.wait_for_selector(f'{box} {RESULT}', timeout=30_000)
     return tab.locator(f'{box} {RESULT}').inner_text().strip(), tab.locator(f'{box} dl, {box}').first.inner_text()
+
+@contextmanager
+def served(*args, **kwargs):
+    "A page of its own, served for a moment."
+    import fastai_deploy as fd
+    page = fd.demo(*args, prevent_thread_lock=True, quiet=True, **kwargs)
+    try: yield page
+    finally: page.close(verbose=False)
 
 def shot(tab, name):
     "Keep a picture of the page where the caller wants one."
@@ -126,12 +136,94 @@ def test_tasks(browser, tmp_path, task, there, width):
     half.paste((0, 0, 120), (30, 0, 60, 80))
     half.save(tmp_path/'half.png')
     bundle = toy(tmp_path/task, task, **(dict(threshold=.55) if task == 'multilabel' else {}))
-    page = fd.demo(bundle, prevent_thread_lock=True, quiet=True)
-    try:
+    with served(bundle) as page:
         tab = visit(browser, page, width)
         tab.set_input_files(UPLOAD, tmp_path/'half.png')
         tab.locator(there).first.wait_for(timeout=30_000)
         shot(tab, f'{task}-{width}')
         assert tab.evaluate('document.documentElement.scrollWidth') <= width and tab.faults == []
         tab.close()
-    finally: page.close(verbose=False)
+
+LONG = [f'a_very_long_class_name_without_any_space_{i}_that_goes_on_and_on' if i % 2 else
+        f'A long name with spaces, number {i}, of a bird that lives in the north' for i in range(10)]
+BAD = ['<img src=http://evil.test/a.png onerror=alert(1)>', '[a](http://evil.test)', '![](http://evil.test/x.png)',
+       '<script>alert(2)</script>', '`code` | **bold** | _it_ $$x^2$$', 'www.evil.test https://evil.test/',
+       '&lt;b&gt; &amp;', '</script><script>alert(3)</script>', '${alert(4)} {{value}}', '<svg onload=alert(5)>']
+FITS = 'all => all.every(e => e.scrollWidth <= e.clientWidth + 1 && e.getBoundingClientRect().right <= innerWidth)'
+
+def renamed(path, learn, names, photo, arch):
+    "A bundle of the sample model with other names for everything that has one."
+    import fastai_deploy as fd
+    from fastai_deploy.bundle import open_bundle, write_bundle
+    learn.dls.vocab.items = names
+    bundle = open_bundle(fd.export(learn, path, goldens=[photo], progress=False))
+    files = {n: bundle.read(n) for n in bundle.spec.files}
+    parity = json.loads(files['parity.json']) | dict(against=names[0])
+    for s in parity['stages']: s['worst_item'] = names[1]
+    bundle.spec.net['arch'] = arch
+    return write_bundle(path, bundle.spec, files | {'parity.json': json.dumps(parity).encode()}, overwrite=True)
+
+@pytest.fixture
+def names(digits_learner):
+    "Gives the sample Learner its own names back."
+    kept = digits_learner.dls.vocab.items
+    yield
+    digits_learner.dls.vocab.items = kept
+
+@pytest.mark.parametrize('width', [1280, 390, 320])
+def test_long_names(browser, names, digits_learner, picture, tmp_path, width):
+    "Long names are broken where they must be; what is wider than a phone scrolls in its own box."
+    bundle = renamed(tmp_path/'long', digits_learner, LONG, picture, 'resnet18')
+    with served(bundle, digits_learner) as page:
+        tab = visit(browser, page, width)
+        tab.set_input_files(UPLOAD, picture)
+        assert shown(tab)[0] == LONG[3]
+        tab.get_by_text('The proof').click()
+        tab.locator('#proof table').wait_for()
+        shot(tab, f'long-{width}')
+        assert tab.evaluate('document.documentElement.scrollWidth') <= width
+        texts = f'#headline bdi, {RESULT}, #ours dt, #theirs dt, #difference bdi, #proof p'
+        assert tab.locator(texts).count() > 16 and tab.eval_on_selector_all(texts, FITS)
+        assert tab.eval_on_selector('#proof .scroll', 'e => e.scrollWidth > e.clientWidth') and tab.faults == []
+        tab.close()
+
+def test_names_are_text(browser, names, digits_learner, picture, tmp_path):
+    "Names that are HTML or Markdown are shown as they are written, everywhere, and nothing is fetched for them."
+    bundle = renamed(tmp_path/'![](x)', digits_learner, BAD, picture, BAD[9])
+    with served(bundle, digits_learner, topk=10, title=BAD[7]) as page:
+        tab = visit(browser, page)
+        tab.set_input_files(UPLOAD, picture)
+        assert shown(tab)[0] == shown(tab, '#theirs')[0] == BAD[3]
+        tab.get_by_text('The proof').click()
+        tab.locator('#proof table').wait_for()
+        shot(tab, 'bad')
+        text = lambda where: tab.locator(where).inner_text()
+        assert tab.title() == text('#headline h1') == BAD[7]
+        assert BAD[9] in text('#headline p') and all(o in text('#headline p') for o in BAD[:4])
+        assert sorted(tab.locator('#ours dt').all_inner_texts()) == sorted(BAD)
+        assert f'Both say {BAD[3]}.' in text('#difference')
+        assert f'compared with {BAD[0]}' in text('#proof') and BAD[1] in text('#proof td >> nth=-1')
+        page_file = dict(name='<img src=x onerror=alert(6)>.jpg', mimeType='image/jpeg', buffer=b'<html>')
+        tab.get_by_label('Remove Image').click()
+        tab.set_input_files(UPLOAD, page_file)
+        tab.get_by_text('not a picture').first.wait_for()
+        assert tab.locator('[data-testid=toast-body] img').count() == 0
+        assert tab.hosts == {page.local_url.rstrip('/')} and tab.faults == []
+        tab.close()
+
+def test_legend_is_text(browser, tmp_path):
+    "The names of a mask's classes, too."
+    from fastai_deploy.bundle import open_bundle, vocab_text, write_bundle
+    from PIL import Image
+    from test_cli import toy
+    Image.new('RGB', (60, 80), (220, 0, 0)).save(tmp_path/'red.png')
+    bundle = open_bundle(toy(tmp_path/'mask', 'segmentation'))
+    files = {n: bundle.read(n) for n in bundle.spec.files} | {'vocab.txt': vocab_text([BAD[0], BAD[7], LONG[1]]).encode()}
+    with served(write_bundle(bundle.path, bundle.spec, files, overwrite=True), description='*My* masks') as page:
+        tab = visit(browser, page, 320)
+        assert (tab.title(), tab.locator('#description em').inner_text()) == ('mask', 'My')
+        tab.set_input_files(UPLOAD, tmp_path/'red.png')
+        tab.get_by_role('button', name=BAD[0]).wait_for()
+        shot(tab, 'legend')
+        assert tab.hosts == {page.local_url.rstrip('/')} and tab.faults == []
+        tab.close()

@@ -153,7 +153,7 @@ def one_home(root):
 
 def orphans(root):
     "Every module comes from a notebook, and every notebook's module is there."
-    mods, own = modules(root), {'__init__', '_modidx'}
+    mods, own = modules(root), {'__init__', '__main__', '_modidx'}
     found = {p.stem for p in (root/LIB).rglob('*.py')} - own
     return ([f'{LIB}/{o}.py: no notebook writes it' for o in sorted(found - set(mods))]
             + [f'{LIB}/{o}.py is missing' for o in sorted(set(mods) - found)])

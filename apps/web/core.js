@@ -12,13 +12,20 @@ if (!globalThis.crossOriginIsolated) ort.env.wasm.numThreads = 1
 
 /** An error whose message is one line for the user. */
 export class Refused extends Error {}
+const MOST_PIXELS = 500_000_000
 const UNREADABLE = 'not a picture that the browser can read, or a damaged one'
+
+/** What an answer is made of, where it is not the net's own output: names of outputs of pixels.onnx. */
+const MADE_OF = { points: ['places'], segmentation: ['mask', 'window'], image_to_image: ['levels'] }
 
 /**
  * Load a bundle. `onBytes(loaded, total)` hears of the download; total is NaN if the server does not tell.
+ * `maxPixels`: images with more pixels are refused; by default the bundle's own limit (mostly 50 million).
  * JavaScript sees no ONNX metadata, hence bundle.json and vocab.txt.
  */
-export async function loadBundle(url = 'bundle/', onBytes = () => {}) {
+export async function loadBundle(url = 'bundle/', onBytes = () => {}, { maxPixels } = {}) {
+  if (maxPixels !== undefined && !(Number.isInteger(maxPixels) && maxPixels > 0 && maxPixels <= MOST_PIXELS))
+    throw new Refused(`max_pixels must be a number from 1 to ${MOST_PIXELS}`)
   const base = new URL(url, new URL('.', import.meta.url))
   const at = name => new URL(name, base)
   const about = await fetch(at('bundle.json'), { cache: 'no-cache' })
@@ -48,12 +55,17 @@ export async function loadBundle(url = 'bundle/', onBytes = () => {}) {
     if (!response.ok) throw new Refused('the bundle has no vocab.txt: copy the exported bundle again')
     vocab = (await response.text()).replace(/\r?\n$/, '').split(/\r?\n/)
   }
+  const session = await ort.InferenceSession.create(model, { executionProviders: ['wasm'] })
+  const madeOf = MADE_OF[facts.task] ?? [facts.output.name]
+  if (!madeOf.every(name => session.outputNames.includes(name)))
+    throw new Refused(`the pixels.onnx of the bundle has no output ${madeOf.join(', ')}: export it again`)
   return {
-    session: await ort.InferenceSession.create(model, { executionProviders: ['wasm'] }),
+    session,
     task: facts.task,
     output: facts.output.name,
+    madeOf,
     threshold: facts.output.threshold ?? 0.5,
-    maxPixels: facts.input.max_pixels,
+    maxPixels: maxPixels ?? facts.input.max_pixels,
     vocab,
   }
 }
@@ -79,27 +91,43 @@ export async function predict(bundle, picture) {
   return answerOf(bundle, await run(bundle, picture))
 }
 
-/** The raw output, a Float32Array. All resizing is inside the model. */
-export async function run({ session, output }, { rgb, width, height }) {
+/** Outputs of the model by their names, as tensors {data, dims}. All resizing is inside the model. */
+export async function run({ session, madeOf }, { rgb, width, height }, outputs = madeOf) {
   // The resize's tables grow with the longest side; no JPEG has a longer one.
   if (Math.max(width, height) > 65535) throw new Refused('a side of more than 65535 pixels')
-  const picture = new ort.Tensor('uint8', rgb, [height, width, 3])
-  const results = await session.run({ picture }, [output])
-  return results[output].data
+  return await session.run({ picture: new ort.Tensor('uint8', rgb, [height, width, 3]) }, outputs)
 }
 
 /**
- * The numbers as an answer.
- * classification: {label, index, prob, top}   multilabel: {labels, top}   regression, points: {values}
+ * What the outputs say.
+ * classification: {label, index, prob, top}   multilabel: {labels, top}   regression: {values}
+ * points: {points: [[x, y], ...]}, in pixels of the picture
+ * segmentation: {shares: [{label, index, share}, ...], mask, width, height, window}: mask has the index of a class for each
+ *   of its width * height pixels; it belongs on the picture at window {top, left, width, height}, which may stick out
+ * image_to_image: {image, width, height, channels}: image has 3 bytes a pixel, or 1 if it is grey
  */
-export function answerOf({ task, vocab, threshold }, numbers) {
-  if (task === 'regression' || task === 'points') return { values: [...numbers] }
-  if (task !== 'classification' && task !== 'multilabel')
-    throw new Refused(`the bundle's task is ${task}: only classes and numbers are shown here, run() in core.js gives the raw output`)
-  const all = [...numbers].map((prob, index) => ({ label: vocab[index], index, prob }))
+export function answerOf({ task, output, vocab, threshold }, outputs) {
+  if (task === 'regression') return { values: [...outputs[output].data] }
+  if (task === 'points') return { points: pairs(outputs.places.data) }
+  if (task === 'segmentation') return maskOf(outputs, vocab)
+  if (task === 'image_to_image') {
+    const [height, width, channels] = outputs.levels.dims
+    return { image: outputs.levels.data, width, height, channels }
+  }
+  const all = [...outputs[output].data].map((prob, index) => ({ label: vocab[index], index, prob }))
   const top = all.toSorted((a, b) => b.prob - a.prob).slice(0, 5) // a stable sort: the first of equals wins
   if (task === 'multilabel') return { labels: all.filter(c => c.prob > threshold).map(c => c.label), top }
   return { ...top[0], top }
+}
+
+const pairs = numbers => Array.from({ length: numbers.length / 2 }, (_, i) => [numbers[2 * i], numbers[2 * i + 1]])
+
+function maskOf({ mask: { data: mask, dims: [height, width] }, window: { data: [top, left, high, wide] } }, vocab) {
+  const counts = vocab.map(() => 0)
+  for (const index of mask) counts[index]++
+  const shares = vocab.map((label, index) => ({ label, index, share: counts[index] / mask.length }))
+    .filter(c => c.share).sort((a, b) => b.share - a.share)
+  return { shares, mask, width, height, window: { top, left, width: wide, height: high } }
 }
 
 /**

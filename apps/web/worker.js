@@ -4,7 +4,10 @@ import { loadBundle, decode, predict, Refused } from './core.js'
 
 const oneLine = error => error instanceof Refused ? error.message : `something went wrong: ${String(error.message).split('\n')[0]}`
 
-const loading = loadBundle('bundle/', (loaded, total) => postMessage({ progress: { loaded, total } }))
+// worker.js?max_pixels=… (app.js hands on what the page was called with) takes the place of the bundle's own limit.
+const most = new URLSearchParams(location.search).get('max_pixels')
+const loading = loadBundle('bundle/', (loaded, total) => postMessage({ progress: { loaded, total } }),
+  most === null ? {} : { maxPixels: Number(most) })
 loading.then(
   ({ task, vocab }) => postMessage({ ready: { task, vocab } }),
   error => postMessage({ error: oneLine(error) }))

@@ -1,13 +1,16 @@
-"Hostile and damaged ONNX files: what the walk over the protobuf refuses, onnxruntime refuses, or answers; nothing dies."
+"""Hostile and damaged ONNX files: the walk over the protobuf refuses them, onnxruntime does, or they are answered.
+
+`CLASSES` are built one by one; `cases` adds single operators with absurd arguments and damaged copies of a real graph.
+`sandbox_models` gives what no walk can tell: that is what `sandbox=True` is for."""
 import random
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import onnx
 from onnx import TensorProto as T
 from onnx import helper as h
 
-from fastai_deploy.guard import check_model
+from fastai_deploy.guard import OPERATORS, check_model
 from fastai_deploy.pixels import pixels_model
 from fastai_deploy.runtime import make_session
 from fastai_deploy.spec import BundleError, Input, Output, Spec
@@ -16,196 +19,239 @@ from fastai_deploy.spec import BundleError, Input, Output, Spec
 
 def ints(name, *o, dims=None): return h.make_tensor(name, T.INT64, [len(o)] if dims is None else dims, o)
 def floats(name, *o, dims=None): return h.make_tensor(name, T.FLOAT, [len(o)] if dims is None else dims, o)
-def i32(name, *o): return h.make_tensor(name, T.INT32, [len(o)], o)
-def node(op, x, y, **kw): return h.make_node(op, x.split(), y.split(), **kw)
+def true(name): return h.make_tensor(name, T.BOOL, [], [True])
 def info(name, kind=T.FLOAT, dims=None): return h.make_tensor_value_info(name, kind, dims)
 
-def model(nodes, inits=(), out='y', x=(1, 3, 8, 8), kind=T.FLOAT, functions=(), domains=()):
+def node(op, x, y, /, **kw):
+    "A node; `x` and `y` are names, `_` stands for one that is left out."
+    return h.make_node(op, [o.strip('_') for o in x.split()], y.split(), **kw)
+
+def graph(*nodes, x=(), y='y'): return h.make_graph(nodes, 'g', x, [info(o) for o in y.split()])
+
+def model(nodes, inits=(), out='y', x=(1, 3, 8, 8), functions=(), domain=None):
     "A model from `x` to `out`; what `out` is, is not said."
-    g = h.make_graph(list(nodes), 'g', [info('x', kind, x)], [onnx.ValueInfoProto(name=out)], list(inits))
-    ids = [h.make_opsetid('', 18), *(h.make_opsetid(d, 1) for d in domains)]
+    g = h.make_graph(list(nodes), 'g', [info('x', T.FLOAT, x)], [onnx.ValueInfoProto(name=out)], list(inits))
+    ids = [h.make_opsetid(d, 18 if d == '' else 1) for d in ('', domain) if d is not None]
     return h.make_model(g, ir_version=9, opset_imports=ids, functions=list(functions))
 
-def function(name, nodes, domain='f', x='x', y='y'):
-    "A model-local function."
-    return h.make_function(domain, name, x.split(), y.split(), list(nodes),
-                           [h.make_opsetid('', 18), h.make_opsetid(domain, 1)])
+def function(name, *nodes, domain='f', x='x'):
+    "A model-local function from `x` to `y`."
+    ids = [h.make_opsetid('', 18), h.make_opsetid(domain, 1)] if domain else [h.make_opsetid('', 18)]
+    return h.make_function(domain, name, [x], ['y'], nodes, ids)
 
-def filled(size): return [node('ConstantOfShape', 's', 'big', value=floats('v', 1.)), node('ReduceSum', 'big', 'z'),
-                          node('Add', 'x z', 'y')], [ints('s', *size)]
+def call(f, x='x', y='y'): return node(f, x, y, domain='f')
+def calling(*functions): return model([call(functions[0].name)], functions=functions, domain='f')
 
 # --- each class by itself: name -> model
 
-def loops():
-    "Control flow that no exporter of ours writes, and what stands in it."
-    cond, many = h.make_tensor('c', T.BOOL, [], [1]), h.make_tensor('n', T.INT64, [], [2**62])
-    body = h.make_graph([node('Identity', 'c_in', 'c_out'), node('Add', 'v_in v_in', 'v_out')], 'b',
-                        [info('i', T.INT64, []), info('c_in', T.BOOL, []), info('v_in')],
-                        [info('c_out', T.BOOL, []), info('v_out')])
-    scan = h.make_graph([node('Add', 'a b', 'c')], 'b', [info('a'), info('b')], [info('c')])
-    each = h.make_graph([node('Identity', 'a', 'b')], 'b', [info('a')], [info('b')])
-    loop, then = node('Loop', 'n c x', 'y', body=body), node('Identity', 'x', 'y')
-    branch = [h.make_graph([o], 'b', [], [info('y')]) for o in (loop, then)]
-    seq = [node('SequenceConstruct', 'x x', 's'), node('SequenceMap', 's', 't', body=each),
+def control_flow():
+    "What comes back never, or nobody knows when."
+    body = graph(node('Identity', 'c_in', 'c_out'), node('Add', 'v_in v_in', 'v_out'), y='c_out v_out',
+                 x=[info('i', T.INT64, []), info('c_in', T.BOOL, []), info('v_in')])
+    body.output[0].CopyFrom(info('c_out', T.BOOL, []))
+    inits, loop = [true('c'), ints('n', 2**62, dims=[])], node('Loop', 'n c x', 'y', body=body)
+    add, same = graph(node('Add', 'a b', 'y'), x=[info('a'), info('b')]), graph(node('Identity', 'a', 'y'), x=[info('a')])
+    inside = [node('Constant', '', 'n', value=inits[1]), node('Constant', '', 'c', value=inits[0]), loop]
+    branches = dict(then_branch=graph(loop), else_branch=graph(node('Identity', 'x', 'y')))
+    seq = [node('SequenceConstruct', 'x x', 's'), node('SequenceMap', 's', 't', body=same),
            node('ConcatFromSequence', 't', 'y', axis=0)]
-    f = function('f', [node('Constant', '', 'n', value=many), node('Constant', '', 'c', value=cond), loop])
-    return {'Loop': model([loop], [cond, many]), 'Scan': model([node('Scan', 'x', 'y', body=scan, num_scan_inputs=1)]),
-            'SequenceMap': model(seq), 'Loop in a function': model([h.make_node('f', ['x'], ['y'], domain='f')],
-                                                                  functions=[f], domains=['f']),
-            'Loop in an If': model([node('If', 'c', 'y', then_branch=branch[0], else_branch=branch[1])], [cond, many]),
-            'If in If in If …': nested(25)}
+    return {'Loop': model([loop], inits), 'Loop in a function': calling(function('f', *inside)),
+            'Loop in an If': model([node('If', 'c', 'y', **branches)], inits), 'If in If in If …': nested(25),
+            'Scan': model([node('Scan', 'x', 'y', body=add, num_scan_inputs=1)]), 'SequenceMap': model(seq),
+            'a graph where none belongs': model([node('Relu', 'x', 'y', body=same)])}
 
 def nested(depth):
     "`If`s in `If`s."
-    cond, inner = h.make_tensor('c', T.BOOL, [], [1]), node('Identity', 'x', 'y')
+    inner = node('Identity', 'x', 'y')
     for _ in range(depth):
-        a, b = (h.make_graph([o], 'b', [], [info('y')]) for o in (inner, node('Identity', 'x', 'y')))
-        inner = node('If', 'c', 'y', then_branch=a, else_branch=b)
-    return model([inner], [cond])
+        inner = node('If', 'c', 'y', then_branch=graph(inner), else_branch=graph(node('Identity', 'x', 'y')))
+    return model([inner], [true('c')])
 
 def foreign():
-    "Operators and domains that no exporter of ours writes."
-    def one(op, domain='', x='x', **kw):
-        return model([h.make_node(op, x.split(), ['y'], domain=domain, **kw)], domains=[domain] if domain else [])
-    text = h.make_tensor('t', T.STRING, [1], [b'a'])
+    "Operators, domains and fields that no exporter of ours writes."
+    def one(op, domain=None, /, **kw): return model([node(op, 'x', 'y', domain=domain, **kw)], domain=domain)
+    external, sparse, training, noted = (model([node('Add', 'x w', 'y')], [floats('w', 1.)]) for _ in range(4))
+    w = external.graph.initializer[0]
+    w.ClearField('float_data')
+    w.data_location = T.EXTERNAL
+    w.external_data.add(key='location', value='../../etc/passwd')
+    sparse.graph.sparse_initializer.add(dims=[9]).values.CopyFrom(floats('s', 1.))
+    training.training_info.add().algorithm.CopyFrom(training.graph)
+    noted.graph.quantization_annotation.add(tensor_name='w')
+    old, text = model([node('Relu', 'x', 'y')]), h.make_tensor('t', T.STRING, [1], [b'a'])
+    old.opset_import[0].version = 9
     return {'com.microsoft': one('Gelu', 'com.microsoft'), 'ai.onnx.ml': one('Normalizer', 'ai.onnx.ml', norm='MAX'),
-            'training': one('Gradient', 'ai.onnx.preview.training', xs=['x'], y='y'),
+            'training': one('Gradient', 'ai.onnx.preview.training', xs=['x'], y='y'), 'no operator': one('Frobnicate'),
             'nchwc': one('ReorderInput', 'com.microsoft.nchwc'), 'unknown domain': one('f', 'evil'),
-            'unknown operator': one('Frobnicate'), 'random numbers': one('RandomNormalLike'),
-            'sequence': one('SequenceConstruct'), 'optional': one('Optional'), 'text': model([node('StringConcat', 't t', 'y')], [text]),
-            'a table of words': one('TfIdfVectorizer'), 'image decoder': one('ImageDecoder'),
-            'aten': one('ATen', 'org.pytorch.aten', operator='relu')}
+            'random numbers': one('RandomNormalLike'), 'sequence': one('SequenceConstruct'), 'optional': one('Optional'),
+            'text': model([node('StringConcat', 't t', 'y')], [text]), 'table of words': one('TfIdfVectorizer'),
+            'image decoder': one('ImageDecoder'), 'aten': one('ATen', 'org.pytorch.aten', operator='relu'),
+            'weights in another file': external, 'sparse weights': sparse, 'training info': training,
+            'quantization notes': noted, 'an old opset': old}
 
 def functions():
     "Functions that call themselves, nest deeply, or grow to more nodes than a file could hold."
-    def call(f, x='x', y='y', domain='f'): return h.make_node(f, x.split(), y.split(), domain=domain)
-    def top(fs): return model([call(fs[0].name)], functions=fs, domains=['f'])
+    relu = node('Relu', 'x', 'y')
     def chain(n, times):
-        fs = []
-        for i in range(n):
-            names = ['x', *(f't{k}' for k in range(times - 1)), 'y']
-            fs.append(function(f'f{i}', [call(f'f{i+1}', a, b) for a, b in zip(names, names[1:])]))
-        return [*fs, function(f'f{n}', [node('Relu', 'x', 'y')])]
-    plain, std = function('f', [node('Relu', 'x', 'y')]), function('Relu', [node('Neg', 'x', 'y')], '')
-    return {'calls itself': top([function('f', [call('f')])]),
-            'call each other': top([function('f', [call('g')]), function('g', [call('f')])]),
-            'nests 1000 deep': top(chain(1000, 1)), 'doubles 40 times': top(chain(40, 2)),
-            'tenfold 9 times': top(chain(9, 10)), 'stands there twice': top([plain, plain]),
-            'instead of an operator': model([node('Relu', 'x', 'y')], functions=[std]), 'is not there': model([call('f')], domains=['f']),
-            'a thousand functions': top([plain, *(function(f'g{i}', [node('Relu', 'x', 'y')]) for i in range(2000))]),
-            'through an attribute': through()}
-
-def through():
-    "A size that comes to a function as an attribute of the call."
-    c = h.make_node('Constant', [], ['s'])
-    c.attribute.append(onnx.AttributeProto(name='value_ints', type=onnx.AttributeProto.INTS, ref_attr_name='n'))
-    f = h.make_function('f', 'f', ['x'], ['y'], [c, *filled([1])[0]], [h.make_opsetid('', 18)], ['n'])
-    return model([h.make_node('f', ['x'], ['y'], domain='f', n=[2**30])], functions=[f], domains=['f'])
+        "A function that calls the next one `times`, `n` times over."
+        names = ['x', *(f't{k}' for k in range(times - 1)), 'y']
+        return [*(function(f'f{i}', *(call(f'f{i+1}', *o) for o in zip(names, names[1:]))) for i in range(n)),
+                function(f'f{n}', relu)]
+    f = function('f', relu)
+    return {'calls itself': calling(function('f', call('f'))), 'stands there twice': calling(f, f),
+            'call each other': calling(function('f', call('g')), function('g', call('f'))),
+            'nests 1000 deep': calling(*chain(1000, 1)), 'doubles 40 times': calling(*chain(40, 2)),
+            'tenfold 9 times': calling(*chain(9, 10)), 'is not there': model([call('f')], domain='f'),
+            'instead of an operator': model([relu], functions=[function('Relu', node('Neg', 'x', 'y'), domain='')]),
+            'that nothing calls': calling(f, *(function(f'g{i}', relu) for i in range(2000)))}
 
 def floods():
-    "A few bytes that ask for gigabytes."
-    big, n = 2**30, 2**31 - 1
-    red = node('ReduceSum', 'b', 'z'), node('Add', 'x z', 'y')
-    one = floats('o', 1.)
-    def by(op, more, **kw): return model([node(op, more[0], 'b', **kw), *red], more[1])
-    two = [node('Mul', 's s', 't'), node('ConstantOfShape', 't', 'b', value=one), *red]
-    f = function('f', [node('ConstantOfShape', 's', 'b', value=floats('v', 1.)), node('ReduceSum', 'b', 'y')], x='s')
-    cat = [node('Concat', 's s', 't', axis=0), node('ConstantOfShape', 't', 'b', value=one), *red]
-    return {'ConstantOfShape': by('ConstantOfShape', ('s', [ints('s', big)]), value=one),
-            'ConstantOfShape of many': by('ConstantOfShape', ('s', [ints('s', *[64]*5)]), value=one),
-            'overflow': by('ConstantOfShape', ('s', [ints('s', 2**32, 2**32)]), value=one),
-            'negative': by('ConstantOfShape', ('s', [ints('s', -5)]), value=one),
-            'Expand': by('Expand', ('o s', [one, ints('s', big)])), 'Tile': by('Tile', ('o s', [one, ints('s', big)])),
-            'Range': by('Range', ('a e d', [floats('a', 0., dims=[]), floats('e', 1e9, dims=[]), floats('d', 1., dims=[])])),
-            'Range by tiny steps': by('Range', ('a e d', [floats('a', 0., dims=[]), floats('e', 1., dims=[]), floats('d', 1e-9, dims=[])])),
-            'Range of whole numbers': by('Range', ('a e d', [ints('a', 0, dims=[]), ints('e', 10**9, dims=[]), ints('d', 1, dims=[])])),
-            'Range by no steps': by('Range', ('a e d', [ints('a', 0, dims=[]), ints('e', 10**9, dims=[]), ints('d', 0, dims=[])])),
-            'Resize by sizes': model([h.make_node('Resize', ['x', '', '', 's'], ['b']), *red], [ints('s', 1, 3, 32768, 32768)]),
-            'Resize by scales': model([h.make_node('Resize', ['x', '', 's'], ['b']), *red], [floats('s', 1, 1, 4096, 4096)]),
-            'Pad': by('Pad', ('x s', [ints('s', 0, 0, 0, 0, 0, 0, 20000, 20000)])),
-            'OneHot': by('OneHot', ('i s v', [ints('i', 1), ints('s', big, dims=[]), floats('v', 0, 1)])),
-            'EyeLike of ConstantOfShape': model([node('ConstantOfShape', 's', 'c'), node('EyeLike', 'c', 'b'), *red], [ints('s', 40000, 40000)]),
-            'pads of a Conv': model([h.make_node('Conv', ['x', 'w'], ['b'], pads=[20000]*4), *red], [floats('w', 1, 1, 1, dims=[1, 3, 1, 1])]),
-            'pads of a MaxPool': model([h.make_node('MaxPool', ['x'], ['b'], kernel_shape=[40000, 40000], pads=[30000]*4), *red]),
-            'strides of a ConvTranspose': model([h.make_node('ConvTranspose', ['x', 'w'], ['b'], strides=[5000, 5000]), *red], [floats('w', 1, 1, 1, dims=[3, 1, 1, 1])]),
-            'output_shape of a ConvTranspose': model([h.make_node('ConvTranspose', ['x', 'w'], ['b'], output_shape=[40000, 40000]), *red], [floats('w', 1, 1, 1, dims=[3, 1, 1, 1])]),
-            'hidden_size': model([node('Squeeze', 'x ax', 'q'), h.make_node('LSTM', ['q', 'w', 'w'], ['b'], hidden_size=2**30), *red], [ints('ax', 0), floats('w', 1, dims=[1, 1, 1])]),
-            'HannWindow': by('HannWindow', ('s', [ints('s', big, dims=[])])),
-            'CenterCropPad': by('CenterCropPad', ('x s', [ints('s', 1, 3, 20000, 20000)])),
-            'dft_length': model([h.make_node('DFT', ['w', 's'], ['b'], axis=1), *red], [floats('w', 1, dims=[1, 1, 1]), ints('s', 2**28, dims=[])]),
-            'a product': model(two, [ints('s', 2**15, 1), one]), 'a list put together': model(cat, [ints('s', 2**15), one]),
-            'the argument of a function': model([h.make_node('f', ['s'], ['z'], domain='f'), node('Add', 'x z', 'y')], [ints('s', 2**30)], functions=[f], domains=['f']),
-            'in a branch': model([node('If', 'c', 'z', then_branch=h.make_graph([node('ConstantOfShape', 's', 'z')], 'b', [], [info('z')]),
-                                       else_branch=h.make_graph([node('Identity', 'x', 'z')], 'b', [], [info('z')])), node('ReduceSum', 'z', 'r'), node('Add', 'x r', 'y')],
-                                 [ints('s', 2**30), h.make_tensor('c', T.BOOL, [], [1])]),
-            'a Constant node': model([h.make_node('Constant', [], ['s'], value_ints=[2**30]), *filled([1])[0]]),
-            'the size of an input': model([node('Relu', 'x', 'y')], x=(1, 3, 2**20, 2**20)),
-            'Upsample': model([node('Upsample', 'x s', 'b'), *red], [floats('s', 1, 1, 4096, 4096)]),
-            'TopK': model([h.make_node('TopK', ['x', 's'], ['b', 'i']), *red], [ints('s', 2**40)])}
+    "A few bytes that ask for gigabytes, or for years."
+    big, one, fill = 2**30, floats('o', 1.), dict(value=floats('v', 1.))
+    def by(op, x, *inits, **kw):
+        "A model that holds what `op` makes of `x`."
+        return model([node(op, x, 'b', **kw), node('ReduceSum', 'b', 'z'), node('Add', 'x z', 'y')], inits)
+    def then(first, *inits, functions=()):
+        "A model that fills what `first` says."
+        nodes = [first, node('ConstantOfShape', 't', 'b', **fill), node('ReduceSum', 'b', 'z'), node('Add', 'x z', 'y')]
+        return model(nodes, inits, functions=functions, domain='f' if functions else None)
+    def steps(*o): return [floats(n, v, dims=[]) for n, v in zip('aed', o)]
+    kernel, kernel_t = floats('w', 1, 1, 1, dims=[1, 3, 1, 1]), floats('w', 1, 1, 1, dims=[3, 1, 1, 1])
+    filler = function('f', node('ConstantOfShape', 's', 't', **fill), node('ReduceSum', 't', 'y'), x='s')
+    inside = function('f', node('Constant', '', 's'), node('ConstantOfShape', 's', 't', **fill),
+                      node('ReduceSum', 't', 'z'), node('Add', 'x z', 'y'))
+    inside.attribute.append('n')
+    inside.node[0].attribute.add(name='value_ints', type=onnx.AttributeProto.INTS, ref_attr_name='n')
+    through = calling(inside)
+    through.graph.node[0].attribute.append(h.make_attribute('n', [big]))
+    branch = dict(then_branch=graph(node('ConstantOfShape', 's', 'b'), y='b'), else_branch=graph(node('Relu', 'x', 'b'), y='b'))
+    rest = [node('ReduceSum', 'b', 'z'), node('Add', 'x z', 'y')]
+    many = [node('ConstantOfShape', 's', f'b{i}', **fill) for i in range(99)]
+    lies = model([node('Add', 'x w', 'y')], [floats('w', 1.)])
+    lies.graph.initializer[0].dims[0] = 2**40
+    wide = model([node('Relu', 'x', 'y')])
+    wide.graph.value_info.append(info('v', T.FLOAT, [2**31, 2**31]))
+    return {'ConstantOfShape': by('ConstantOfShape', 's', ints('s', big), **fill),
+            'sizes that overflow': by('ConstantOfShape', 's', ints('s', 2**32, 2**32), **fill),
+            'many of them': model([*many, node('Sum', ' '.join(f'b{i}' for i in range(99)), 'b'), *rest], [ints('s', 2**24)]),
+            'Expand': by('Expand', 'o s', one, ints('s', big)), 'Tile': by('Tile', 'o s', one, ints('s', big)),
+            'Range': by('Range', 'a e d', *steps(0, 1e9, 1)), 'Range of tiny steps': by('Range', 'a e d', *steps(0, 1, 1e-9)),
+            'Range of no steps': by('Range', 'a e d', *steps(0, 9, 0)), 'HannWindow': by('HannWindow', 's', ints('s', big)),
+            'Resize to sizes': by('Resize', 'x _ _ s', ints('s', 1, 3, 2**15, 2**15)),
+            'Resize by scales': by('Resize', 'x _ s', floats('s', 1, 1, 4096, 4096)),
+            'Pad': by('Pad', 'x s', ints('s', *[0]*6, 20000, 20000)),
+            'OneHot': by('OneHot', 'i s v', ints('i', 1), ints('s', big, dims=[]), floats('v', 0, 1)),
+            'CenterCropPad': by('CenterCropPad', 'x s', ints('s', 1, 3, 20000, 20000)),
+            'DFT': by('DFT', 'w s', floats('w', 1, dims=[1, 1, 1]), ints('s', 2**28, dims=[]), axis=1),
+            'pads of a Conv': by('Conv', 'x w', kernel, pads=[20000]*4),
+            'pads of a MaxPool': by('MaxPool', 'x', kernel_shape=[40000]*2, pads=[30000]*4),
+            'strides of a ConvTranspose': by('ConvTranspose', 'x w', kernel_t, strides=[5000]*2),
+            'output_shape of a ConvTranspose': by('ConvTranspose', 'x w', kernel_t, output_shape=[40000]*2),
+            'hidden_size': by('LSTM', 'q w w', floats('q', 1, dims=[1, 1, 1]), floats('w', 1, dims=[1, 1, 1]), hidden_size=big),
+            'a product': then(node('Mul', 's s', 't'), ints('s', 2**15)),
+            'a list put together': then(node('Concat', 's s', 't', axis=0), ints('s', 2**15)),
+            'a Constant': then(h.make_node('Constant', [], ['t'], value_ints=[big])),
+            'a picked number': then(node('Gather', 's i', 't'), ints('s', 1, big), ints('i', 1)),
+            'the argument of a function': model([call('f', 's', 'z'), rest[1]], [ints('s', big)], functions=[filler], domain='f'),
+            'the attribute of a function': through, 'in a branch': model([node('If', 'c', 'b', **branch), *rest],
+                                                                        [ints('s', big), true('c')]),
+            'weights that are not there': lies, 'the size of the input': model([node('Relu', 'x', 'y')], x=(1, 3, 2**20, 2**20)),
+            'the size of a value': wide}
+
+def fatal():
+    "Numbers that ended the process: onnxruntime divides by them, or counts with them."
+    X = h.make_tensor('w', T.FLOAT, [1, 4, 2, 2], [1.]*16)
+    def one(op, x, *inits, **kw): return model([node(op, x, 'y', **kw)], inits)
+    def div(op, kind): return one(op, 'a b', *(h.make_tensor(n, kind, [1], [v]) for n, v in (('a', 6), ('b', 0))))
+    at, empty = ints('i', 0, 0, dims=[1, 2]), ints('d', dims=[0])
+    return {**{f'{op} by zero of type {k}': div(op, k) for op in ('Div', 'Mod') for k in (T.INT64, T.INT32, T.UINT8)},
+            **{f'blocksize {n}': one('DepthToSpace', 'w', X, blocksize=n) for n in (0, -1, 2**31, 2**32, 2**63-1)},
+            **{f'batch_dims {n}': one('GatherND', 'x i', at, batch_dims=n) for n in (-1, -2**31, -2**63, 2**63-1)},
+            'OneHot without a depth': one('OneHot', 'i d v', ints('i', 1), empty, floats('v', 0, 1)),
+            'group 0': one('ConvTranspose', 'x k', floats('k', *[1]*3, dims=[3, 1, 1, 1]), group=0),
+            'strides 0': one('MaxPool', 'x', kernel_shape=[2, 2], strides=[0, 0]),
+            'dilations 0': one('MaxPool', 'x', kernel_shape=[2, 2], dilations=[0, 0]),
+            'axis of 64 bits': one('Softmax', 'x', axis=2**32), 'RoiAlign of nothing': one('RoiAlign', 'x r b',
+                floats('r', *[0]*4, dims=[1, 4]), ints('b', 7), output_height=0, output_width=2**31-1)}
+
+def files():
+    "What is no ONNX file, or not quite one."
+    good = net().SerializeToString()
+    deep = b'\x00'
+    for _ in range(40): deep = b'\x2a' + varint(len(deep) + 3) + b'\x32' + varint(len(deep)) + deep
+    return {'nothing': b'', 'ORT format': b'\x18\0\0\0ORTM' + bytes(200), 'text': b'not an ONNX file', 'zeros': bytes(1000),
+            'ORT format that is ONNX, too': b'\x12\x06' + b'xxORTM' + good, 'a number without end': b'\x08' + b'\xff'*200,
+            'a pickle': b'\x80\x04\x95' + bytes(60), 'groups': b'\x0b'*1000, 'cut off': good[:-7], 'half': good[:len(good)//2],
+            'no graph': b'\x08\x08', 'an empty graph': b'\x08\x08\x3a\0', 'a length past the end': b'\x3a\xff\xff\xff\xff\x0f',
+            'a text as a number': b'\x0a\x02\x08\x08', 'a field of tomorrow': good + b'\xf2\x07\x01a',
+            'names that are no text': good + b'\x12\x02\xff\xfe', 'a long name': good + b'\x12' + varint(5000) + b'a'*5000,
+            'messages in messages': b'\x3a' + varint(len(deep)) + deep, 'a million fields': good + b'\x08\x08'*1_000_000}
+
+def varint(n):
+    "A number as protobuf writes it."
+    return bytes([n]) if n < 128 else bytes([n & 127 | 128]) + varint(n >> 7)
+
+CLASSES = {'control flow': control_flow, 'foreign operators': foreign, 'functions': functions, 'floods': floods,
+           'fatal numbers': fatal, 'no ONNX files': files}   # all of them the walk refuses
 
 # --- one operator with arguments that nobody means
 
-F, I = np.float32, np.int64
+F = np.float32
+def I(o): return np.array(o, np.int64)  # noqa: E743
 X = np.arange(192, dtype=F).reshape(1, 3, 8, 8)/192
 ONE = np.ones((2, 3, 3, 3), F)
 NODES = dict(
     Conv=([X, ONE], dict(kernel_shape=[3, 3], strides=[1, 1], dilations=[1, 1], pads=[1]*4, group=1)),
-    ConvTranspose=([X, np.ones((3, 2, 2, 2), F)], dict(kernel_shape=[2, 2], strides=[2, 2], dilations=[1, 1], pads=[0]*4,
-                                                      group=1, output_padding=[0, 0], output_shape=[16, 16])),
+    ConvTranspose=([X, ONE[..., :2, :2].reshape(3, 2, 2, 2)],
+                   dict(kernel_shape=[2, 2], strides=[2, 2], dilations=[1, 1], pads=[0]*4, group=1, output_padding=[0, 0])),
     MaxPool=([X], dict(kernel_shape=[2, 2], strides=[2, 2], dilations=[1, 1], pads=[0]*4, ceil_mode=0, storage_order=0)),
     AveragePool=([X], dict(kernel_shape=[2, 2], strides=[2, 2], pads=[0]*4, ceil_mode=0, count_include_pad=0)),
     BatchNormalization=([X, *[np.ones(3, F)]*4], dict(epsilon=1e-5, momentum=.9)),
     InstanceNormalization=([X, *[np.ones(3, F)]*2], dict(epsilon=1e-5)),
-    LayerNormalization=([X, np.ones(8, F)], dict(axis=-1, epsilon=1e-5)), LRN=([X], dict(size=3)),
-    Concat=([X, X], dict(axis=1)), Split=([X, np.array([1, 2], I)], dict(axis=1)), Softmax=([X], dict(axis=1)),
+    LayerNormalization=([X, np.ones(8, F)], dict(axis=-1, epsilon=1e-5)),
+    GroupNormalization=([X, *[np.ones(3, F)]*2], dict(num_groups=3, epsilon=1e-5)),
+    Concat=([X, X], dict(axis=1)), Split=([X, I([1, 2])], dict(axis=1)), Softmax=([X], dict(axis=1)),
     LogSoftmax=([X], dict(axis=1)), Flatten=([X], dict(axis=1)), Transpose=([X], dict(perm=[0, 2, 3, 1])),
-    Gather=([X, np.array([0, 1], I)], dict(axis=1)), GatherElements=([X, np.zeros((1, 1, 8, 8), I)], dict(axis=1)),
-    GatherND=([X, np.zeros((1, 2), I)], dict(batch_dims=0)),
-    ScatterElements=([X, np.zeros((1, 1, 8, 8), I), X[:, :1]], dict(axis=1)),
-    ScatterND=([X, np.zeros((1, 1), I), X], dict(reduction='none')),
-    DepthToSpace=([np.ones((1, 4, 2, 2), F)], dict(blocksize=2)), SpaceToDepth=([X], dict(blocksize=2)),
-    ReduceMean=([X, np.array([2, 3], I)], dict(keepdims=1, noop_with_empty_axes=0)),
-    ReduceMax=([X, np.array([2, 3], I)], dict(keepdims=1)), ReduceProd=([X, np.array([1], I)], dict(keepdims=1)),
-    ReduceL2=([X, np.array([1], I)], dict(keepdims=1)), ReduceLogSumExp=([X, np.array([1], I)], dict(keepdims=1)),
-    ArgMax=([X], dict(axis=1, keepdims=1, select_last_index=0)), TopK=([X, np.array([2], I)], dict(axis=1, largest=1)),
-    CumSum=([X, np.array(1, I)], dict(exclusive=0, reverse=0)), Squeeze=([X, np.array([0], I)], {}),
-    Unsqueeze=([X, np.array([0], I)], {}), Reshape=([X, np.array([1, -1], I)], dict(allowzero=0)),
-    Expand=([X[:, :1], np.array([1, 3, 8, 8], I)], {}), Tile=([X, np.array([1, 1, 2, 2], I)], {}),
-    Slice=([X, np.array([0], I), np.array([1], I), np.array([1], I), np.array([1], I)], {}),
-    Pad=([X, np.array([0, 0, 1, 1, 0, 0, 1, 1], I)], dict(mode='reflect')),
-    Range=([np.array(0, I), np.array(9, I), np.array(1, I)], {}), OneHot=([np.array([1], I), np.array(3, I), np.array([0, 1], F)], dict(axis=-1)),
-    Trilu=([X, np.array(0, I)], dict(upper=1)), EyeLike=([X[0, 0]], dict(k=0, dtype=1)), Shape=([X], dict(start=0, end=1)),
-    ConstantOfShape=([np.array([2], I)], {}), Resize=([X, None, np.array([1, 1, 2, 2], F)], dict(mode='linear', cubic_coeff_a=-.75)),
-    GridSample=([X, np.zeros((1, 2, 2, 2), F)], dict(mode='bicubic', align_corners=0)),
-    Einsum=([X, X], dict(equation='abcd,abcd->ab')), Gemm=([X[0, 0], X[0, 0]], dict(transA=0, transB=1, alpha=1., beta=1.)),
-    MatMul=([X, X], {}), Cast=([X], dict(to=7)), CastLike=([X, np.array(1, I)], {}), Clip=([X, np.array(0, F), np.array(1, F)], {}),
-    Div=([np.array([6, 7], I), np.array([2, 3], I)], {}), Mod=([np.array([6, 7], I), np.array([2, 3], I)], dict(fmod=0)),
-    Mul=([np.array([6, 7], I), np.array([2, 3], I)], {}), Neg=([np.array([-2**63], I)], {}), Abs=([np.array([-2**63], I)], {}),
-    Pow=([np.array([2, 3], I), np.array([2, 3], I)], {}), BitShift=([np.array([2, 3], np.uint32), np.array([1, 2], np.uint32)], dict(direction='LEFT')),
-    LSTM=([X[0], np.ones((1, 8, 8), F), np.ones((1, 8, 2), F)], dict(hidden_size=2)), GRU=([X[0], np.ones((1, 6, 8), F), np.ones((1, 6, 2), F)], dict(hidden_size=2)),
+    Gather=([X, I([0, 1])], dict(axis=1)), GatherElements=([X, I(np.zeros((1, 1, 8, 8)))], dict(axis=1)),
+    GatherND=([X, I([[0, 0]])], dict(batch_dims=0)), ScatterND=([X, I([[0]]), X], dict(reduction='none')),
+    ScatterElements=([X, I(np.zeros((1, 1, 8, 8))), X[:, :1]], dict(axis=1)),
+    DepthToSpace=([np.ones((1, 4, 2, 2), F)], dict(blocksize=2)), Unique=([X.ravel()], dict(axis=0, sorted=1)),
+    ReduceMean=([X, I([2, 3])], dict(keepdims=1, noop_with_empty_axes=0)), ReduceMax=([X, I([2, 3])], dict(keepdims=1)),
+    ReduceProd=([X, I([1])], dict(keepdims=1)), ReduceL2=([X, I([1])], dict(keepdims=1)),
+    ReduceLogSumExp=([X, I([1])], dict(keepdims=1)), ReduceSum=([X, I([1])], dict(keepdims=1, noop_with_empty_axes=1)),
+    ArgMax=([X], dict(axis=1, keepdims=1, select_last_index=0)), TopK=([X, I([2])], dict(axis=1, largest=1)),
+    CumSum=([X, I(1)], dict(exclusive=0, reverse=0)), Squeeze=([X, I([0])], {}), Unsqueeze=([X, I([0])], {}),
+    Reshape=([X, I([1, -1])], dict(allowzero=0)), Expand=([X[:, :1], I([1, 3, 8, 8])], {}),
+    Tile=([X, I([1, 1, 2, 2])], {}), Slice=([X, I([0]), I([1]), I([1]), I([1])], {}),
+    Pad=([X, I([0, 0, 1, 1, 0, 0, 1, 1])], dict(mode='reflect')), Range=([I(0), I(9), I(1)], {}),
+    Trilu=([X, I(0)], dict(upper=1)), EyeLike=([X[0, 0]], dict(k=0, dtype=1)), Shape=([X], dict(start=0, end=1)),
+    ConstantOfShape=([I([2])], {}), GridSample=([X, np.zeros((1, 2, 2, 2), F)], dict(mode='bicubic', align_corners=0)),
+    Resize=([X, None, np.array([1, 1, 2, 2], F)], dict(mode='linear', cubic_coeff_a=-.75)),
+    Einsum=([X, X], dict(equation='abcd,abcd->ab')), Where=([X > .5, X, X], {}), MatMul=([X, X], {}),
+    Gemm=([X[0, 0], X[0, 0]], dict(transA=0, transB=1, alpha=1., beta=1.)), Cast=([X], dict(to=7)),
+    CastLike=([X, I(1)], {}), Clip=([X, np.array(0, F), np.array(1, F)], {}), Div=([I([6, 7]), I([2, 3])], {}),
+    Mod=([I([6, 7]), I([2, 3])], dict(fmod=0)), Mul=([I([6, 7]), I([2, 3])], {}), Neg=([I([-2**63])], {}),
+    Abs=([I([-2**63])], {}), Pow=([I([2, 3]), I([2, 3])], {}), GlobalMaxPool=([X], {}), GlobalAveragePool=([X], {}),
+    BitShift=([np.array([2, 3], np.uint32), np.array([1, 2], np.uint32)], dict(direction='LEFT')),
+    LSTM=([X[0], np.ones((1, 8, 8), F), np.ones((1, 8, 2), F)], dict(hidden_size=2, direction='forward')),
+    GRU=([X[0], np.ones((1, 6, 8), F), np.ones((1, 6, 2), F)], dict(hidden_size=2)),
     RNN=([X[0], np.ones((1, 2, 8), F), np.ones((1, 2, 2), F)], dict(hidden_size=2)),
-    Col2Im=([np.ones((1, 4, 4), F), np.array([3, 3], I), np.array([2, 2], I)], dict(dilations=[1, 1], pads=[0]*4, strides=[1, 1])),
-    DFT=([X[..., None], np.array(8, I)], dict(axis=1, inverse=0, onesided=0)),
-    STFT=([X.reshape(1, -1, 1), np.array(4, I), np.ones(8, F), np.array(8, I)], dict(onesided=1)), HannWindow=([np.array(5, I)], dict(periodic=1)),
-    GlobalMaxPool=([X], {}), GlobalAveragePool=([X], {}), PRelu=([X, np.ones((3, 1, 1), F)], {}), Det=([X], {}), NonZero=([X], {}),
-    Unique=([X.ravel()], dict(axis=0, sorted=1)), Compress=([X, np.array([1, 0, 1], bool)], dict(axis=1)),
-    QuantizeLinear=([X, np.array(1, F), np.array(0, np.uint8)], dict(axis=1)), DequantizeLinear=([np.ones((1, 3), np.uint8), np.array(1, F)], dict(axis=1)),
-    MatMulInteger=([np.ones((2, 2), np.uint8), np.ones((2, 2), np.uint8), np.array(1, np.uint8)], {}), ConvInteger=([np.ones((1, 1, 4, 4), np.uint8), np.ones((1, 1, 2, 2), np.uint8)], dict(strides=[1, 1], dilations=[1, 1], group=1)),
-    Dropout=([X, np.array(.5, F), np.array(True)], dict(seed=0)), MaxRoiPool=([X, np.zeros((1, 5), F)], dict(pooled_shape=[2, 2], spatial_scale=1.)),
-    RoiAlign=([X, np.zeros((1, 4), F), np.zeros(1, I)], dict(output_height=2, output_width=2, sampling_ratio=0)),
-    NonMaxSuppression=([np.zeros((1, 4, 4), F), np.ones((1, 1, 4), F), np.array(1, I)], {}), Where=([X > .5, X, X], {}),
-    Mish=([X], {}), HardSigmoid=([X], dict(alpha=.2)), Selu=([X], dict(alpha=1.)), Multinomial=([np.ones((1, 3), F)], dict(sample_size=2, dtype=6)),
-    CenterCropPad=([X, np.array([4, 4], I)], dict(axes=[2, 3])), LpPool=([X], dict(kernel_shape=[2, 2], p=2, strides=[1, 1], pads=[0]*4)),
-    ReverseSequence=([X[0, 0], np.array([3]*8, I)], dict(batch_axis=1, time_axis=0)), MeanVarianceNormalization=([X], dict(axes=[0, 2, 3])),
+    Col2Im=([np.ones((1, 4, 4), F), I([3, 3]), I([2, 2])], dict(dilations=[1, 1], pads=[0]*4, strides=[1, 1])),
+    DFT=([X[..., None], I(8)], dict(axis=1, inverse=0, onesided=0)), PRelu=([X, np.ones((3, 1, 1), F)], {}),
+    Compress=([X, np.array([1, 0, 1], bool)], dict(axis=1)), Det=([X], {}), NonZero=([X], {}), Mish=([X], {}),
+    QuantizeLinear=([X, np.array(1, F), np.array(0, np.uint8)], dict(axis=1)), HardSigmoid=([X], dict(alpha=.2)),
+    DequantizeLinear=([np.ones((1, 3), np.uint8), np.array(1, F)], dict(axis=1)), Selu=([X], dict(alpha=1.)),
+    MatMulInteger=([np.ones((2, 2), np.uint8)]*2 + [np.array(1, np.uint8)], {}), Elu=([X], dict(alpha=1.)),
+    Dropout=([X, np.array(.5, F), np.array(True)], dict(seed=0)), Identity=([X], {}),
 )
 EXTREMES = 0, -1, 1, 7, -2**63, 2**63-1, 2**31, 2**32, -2**31, 2**16
 
 def changed(v, rng):
     "An argument as nobody means it: an attribute's value or an input's array."
-    if isinstance(v, np.ndarray) and v.dtype == I:
+    if isinstance(v, np.ndarray) and v.dtype == np.int64:
         a, how = v.copy(), rng.randrange(5)
         if how == 0: return np.full_like(a, rng.choice(EXTREMES))
-        if how == 1: return np.zeros([0]*max(a.ndim, 1), I)
+        if how == 1: return np.zeros([0]*max(a.ndim, 1), np.int64)
         if how == 2: return np.tile(a, rng.choice((2, 40)))
         a.ravel()[rng.randrange(a.size)] = rng.choice(EXTREMES)
         return a
@@ -226,54 +272,164 @@ def changed(v, rng):
     if isinstance(v, float): return rng.choice([0., -1., float('nan'), float('inf'), 1e38])
     return rng.choice(['', v.upper(), 'linear', 'wrap', 'a,b->', '...', '...i,...j->...ij', 'aaaa,bbbb->', 'cubic', 'x'*500])
 
-def one_node(rng, op=None, times=None):
+def one_node(rng):
     "One operator, some of its arguments changed; half the time its inputs are fed, so that nothing is known at load."
-    op = op or rng.choice(list(NODES))
+    op = rng.choice(list(NODES))
     arrays, attrs = NODES[op]
     places = [*range(len(arrays)), *attrs]
-    for k in rng.sample(places, min(len(places), times or rng.choice((1, 1, 1, 2, 3)))):
+    for k in rng.sample(places, min(len(places), rng.choice((1, 1, 1, 2, 3)))):
         if isinstance(k, str): attrs = {**attrs, k: changed(attrs[k], rng)}
         elif arrays[k] is not None: arrays = [changed(a, rng) if i == k else a for i, a in enumerate(arrays)]
     names = [f'i{k}' if a is not None else '' for k, a in enumerate(arrays)]
     inits = [onnx.numpy_helper.from_array(np.asarray(a), n) for a, n in zip(arrays, names) if n]
     first = inits[0]
-    m = model([h.make_node(op, names, [f'y{i}' for i in range(2 if op in ('Split', 'TopK') else 1)], **attrs)], inits, 'y0')
+    outs = [f'y{i}' for i in range(2 if op in ('Split', 'TopK') else 1)]
+    m = model([h.make_node(op, names, outs, **attrs)], inits, 'y0')
     if rng.random() < .5:
         del m.graph.initializer[0]
         m.graph.input[0].CopyFrom(info(first.name, first.data_type, list(first.dims)))
-    if rng.random() < .3: m.opset_import[0].version = rng.choice((7, 11, 13, 17, 20))
-    return f'{op}', m
+    return m.SerializeToString()
 
-# --- whole models, to be damaged
+# --- a whole model, and damaged copies
 
 @cache
 def net():
-    "A small net as an exporter writes one, and its pixels.onnx: bytes of both."
+    "A small net as an exporter writes one."
     rng = np.random.default_rng(0)
-    def w(name, *dims): return onnx.numpy_helper.from_array(rng.normal(size=dims).astype(np.float32), name)
-    inits = [w('mean', 1, 3, 1, 1), w('w1', 8, 3, 3, 3), w('b1', 8), *(w(o, 8) for o in ('g', 'b', 'm')),
-             floats('v', *[1.]*8), w('w2', 8, 1, 3, 3), w('w3', 8, 4, 2, 2), w('w4', 5, 8), w('b4', 5),
-             ints('shape', 0, -1), ints('s0', 0, 0), ints('s1', 9, 9), ints('ax', 2, 3), floats('sc', 1, 1, 2, 2),
-             ints('pads', 0, 0, 1, 1, 0, 0, 1, 1), ints('two', 2), ints('parts', 4, 4)]
-    pool = dict(kernel_shape=[2, 2], strides=[2, 2])
+    def w(name, *dims): return onnx.numpy_helper.from_array(rng.normal(size=dims).astype(F), name)
+    inits = [w('mean', 1, 3, 1, 1), w('w1', 8, 3, 3, 3), *(w(o, 8) for o in ('b1', 'g', 'b', 'm')), floats('v', *[1.]*8),
+             w('w2', 8, 1, 3, 3), w('w3', 8, 4, 2, 2), w('w4', 5, 8), w('b4', 5), ints('shape', 0, -1), ints('s0', 0, 0),
+             ints('s1', 16, 16), ints('ax', 2, 3), floats('sc', 1, 1, 2, 2), ints('pads', 0, 0, 1, 1, 0, 0, 1, 1),
+             ints('parts', 4, 4), ints('two', 2), ints('rest', 5)]
+    pool, one = dict(kernel_shape=[2, 2], strides=[2, 2]), dict(kernel_shape=[3, 3], pads=[1]*4)
     nodes = [node('Cast', 'image', 'c', to=1), node('Sub', 'c mean', 'net_input'),
-             node('Conv', 'net_input w1 b1', 'a1', kernel_shape=[3, 3], strides=[1, 1], pads=[1]*4, group=1),
+             node('Conv', 'net_input w1 b1', 'a1', strides=[1, 1], group=1, **one),
              node('BatchNormalization', 'a1 g b m v', 'a2'), node('Relu', 'a2', 'a3'), node('MaxPool', 'a3', 'a4', **pool),
-             node('Conv', 'a4 w2', 'a5', kernel_shape=[3, 3], dilations=[1, 1], pads=[1]*4, group=8),
-             node('Add', 'a4 a5', 'a6'), node('Resize', 'a6  sc', 'a7', mode='nearest'),
-             node('Pad', 'a7 pads', 'a8', mode='reflect'), node('Slice', 'a8 s0 s1 ax', 'a9'),
-             node('Split', 'a9 parts', 'p q', axis=1), node('Sigmoid', 'p', 'p1'), node('Mul', 'p1 q', 'r'),
-             node('Concat', 'r q', 'a10', axis=1), node('AveragePool', 'a10', 'a11', **pool),
-             node('ConvTranspose', 'r w3', 't', strides=[2, 2]), node('ReduceMean', 'a11', 'a12', axes=[2, 3]),
-             node('Shape', 'image', 'n', start=0, end=1), node('Div', 'n two', 'half'), node('Unsqueeze', 'half two0', 'u'),
+             node('Conv', 'a4 w2', 'a5', dilations=[1, 1], group=8, **one), node('Add', 'a4 a5', 'a6'),
+             node('Resize', 'a6 _ sc', 'a7', mode='nearest'), node('Pad', 'a7 pads', 'a8', mode='reflect'),
+             node('Slice', 'a8 s0 s1 ax', 'a9'), node('Split', 'a9 parts', 'p q', axis=1), node('Sigmoid', 'p', 'p1'),
+             node('Mul', 'p1 q', 'r'), node('Concat', 'r q', 'a10', axis=1), node('ConvTranspose', 'a10 w3', 't', strides=[2, 2]),
+             node('Concat', 't t', 't1', axis=1), node('AveragePool', 't1', 'a11', **pool),
+             node('ReduceMean', 'a11 ax', 'a12', keepdims=1), node('Shape', 'image', 'n', start=0, end=1),
+             node('Mul', 'n two', 'n2'), node('Div', 'n2 two', 'n3'), node('Concat', 'n3 rest', 'n4', axis=0),
              node('Reshape', 'a12 shape', 'a13'), node('Gemm', 'a13 w4 b4', 'logits', transB=1),
-             node('Softmax', 'logits', 'probs', axis=1)]
-    inits.append(ints('two0', 0))
-    nodes = [o for o in nodes if not {'t', 'u'} & {*o.output}]
-    g = h.make_graph(nodes, 'main', [info('image', T.UINT8, ['batch', 3, 16, 16])], [info('probs', T.FLOAT, ['batch', 5])],
-                     inits)
+             node('Softmax', 'logits', 's', axis=1), node('Reshape', 's n4', 'probs')]
+    x, y = info('image', T.UINT8, ['batch', 3, 16, 16]), info('probs', T.FLOAT, ['batch', 5])
+    g = h.make_graph(nodes, 'main', [x], [y], inits)
     m = h.make_model(g, ir_version=8, opset_imports=[h.make_opsetid('', 18)])
-    m = onnx.shape_inference.infer_shapes(m, strict_mode=True)
-    ops = [dict(op='resize', size=[16, 16], method='crop', pad_mode='zeros', resample='bilinear', box_resample='bilinear',
-                order='horizontal')]
-    return m.SerializeToString(), ops
+    return onnx.shape_inference.infer_shapes(m, strict_mode=True)
+
+@cache
+def pixels(method):
+    "The `pixels.onnx` of such a bundle."
+    op = dict(op='resize', size=[16, 16], method=method, pad_mode='reflection', resample='bilinear', order='vertical_if_thin')
+    spec = Spec(Input([16, 16]), [op], [dict(op='int_to_float', div=255.)], dict(source='opaque', why='a toy'),
+                Output([5], 'softmax'))
+    return onnx.load_from_string(pixels_model(spec, net().SerializeToString(), list('abcde')))
+
+def damaged_bytes(rng, m):
+    "A few bytes changed, gone or new."
+    data = bytearray(m.SerializeToString())
+    for _ in range(rng.choice((1, 1, 2, 5))):
+        i = rng.randrange(len(data))
+        how = rng.randrange(4)
+        if how == 0: data[i] ^= 1 << rng.randrange(8)
+        elif how == 1: data[i] = rng.randrange(256)
+        elif how == 2: del data[i:i + rng.choice((1, 2, 50))]
+        else: data[i:i] = rng.randbytes(rng.choice((1, 2, 10)))
+    return bytes(data)
+
+def damaged_graph(rng, m):
+    "A few nodes, names, attributes, weights, types or sizes changed."
+    p = onnx.ModelProto()
+    p.CopyFrom(m)
+    for _ in range(rng.choice((1, 1, 2, 4))): damage(rng, p)
+    return p.SerializeToString()
+
+def damage(rng, p):
+    "One change."
+    bodies = [p.graph, *p.functions]
+    g = rng.choice([p.graph]*3 + bodies)
+    nodes, how = g.node, rng.randrange(12)
+    if not nodes: return
+    n, inits = rng.choice(nodes), p.graph.initializer
+    names = [o for k in nodes for o in [*k.input, *k.output]]
+    if how == 0: nodes.remove(n)
+    elif how == 1: nodes.add().CopyFrom(n)
+    elif how == 2: nodes[rng.randrange(len(nodes))].CopyFrom(n)
+    elif how == 3 and n.input: n.input[rng.randrange(len(n.input))] = rng.choice([*names, ''])
+    elif how == 4: n.input[:] = rng.sample([*n.input], len(n.input))
+    elif how == 5: n.op_type = rng.choice(sorted(OPERATORS))
+    elif how == 6 and n.attribute: damage_attribute(rng, rng.choice(n.attribute))
+    elif how == 7 and n.attribute: n.attribute.remove(rng.choice(n.attribute))
+    elif how == 8: n.attribute.append(h.make_attribute(*rng.choice(ATTRIBUTES)))
+    elif how == 9 and inits:
+        t = rng.choice([o for o in inits if o.data_type == T.INT64] + [rng.choice(inits)])
+        t.CopyFrom(onnx.numpy_helper.from_array(np.asarray(changed(onnx.numpy_helper.to_array(t), rng)), t.name))
+    elif how == 10 and p.graph.value_info:
+        t = rng.choice([*p.graph.value_info, *p.graph.input, *p.graph.output]).type.tensor_type
+        if rng.random() < .3: t.elem_type = rng.randrange(20)
+        elif t.shape.dim: rng.choice(t.shape.dim).dim_value = rng.choice(EXTREMES)
+    elif how == 11: n.output[0] = rng.choice(names)
+
+ATTRIBUTES = [(k, v) for _, attrs in NODES.values() for k, v in attrs.items()]
+
+def damage_attribute(rng, a):
+    "Another value, or another type."
+    v = h.get_attribute_value(a) if not a.ref_attr_name else None
+    if isinstance(v, onnx.TensorProto):
+        v = onnx.numpy_helper.from_array(np.asarray(changed(onnx.numpy_helper.to_array(v), rng)))
+    elif isinstance(v, bytes): v = changed(v.decode(), rng)
+    elif isinstance(v, (int, float)) or (isinstance(v, list) and v and isinstance(v[0], int)): v = changed(v, rng)
+    else: return
+    if v != []: a.CopyFrom(h.make_attribute(a.name, v))
+
+# --- the corpus
+
+def cases(seed=0, n=600):
+    "(class, case): all that are built by hand, then `n` drawn ones; a case is (name, bytes, whether the walk must refuse)."
+    for kind, f in CLASSES.items():
+        for name, o in f().items(): yield kind, (name, o if isinstance(o, bytes) else o.SerializeToString(), True)
+    yield 'sound', ('model.onnx', net().SerializeToString(), False)
+    yield from (('sound', (f'pixels.onnx, {o}', pixels(o).SerializeToString(), False)) for o in ('crop', 'squish'))
+    rng, whole = random.Random(seed), [net, partial(pixels, 'crop'), partial(pixels, 'squish')]
+    drawn = {'absurd arguments': lambda: one_node(rng), 'damaged bytes': lambda: damaged_bytes(rng, rng.choice(whole)()),
+             'damaged graphs': lambda: damaged_graph(rng, rng.choice(whole)())}
+    for i in range(n):
+        kind = [*drawn][i % 3]
+        yield kind, (f'{kind} {i} of seed {seed}', drawn[kind](), False)
+
+def attack(case, folder):
+    "'refused', or 'answered' for a model that runs."
+    name, data, must = case
+    try: check_model(data, name)
+    except BundleError as e:
+        assert '\n' not in str(e) and name in str(e), f'{name}: an error of many lines, or without its name'
+        return 'refused'
+    assert not must, f'{name}: no exporter of ours writes it, and the walk lets it through'
+    try: session = make_session(data)
+    except BundleError: return 'refused'
+    try: session.run(None, {o.name: zeros(o) for o in session.get_inputs()})
+    except Exception: return 'refused'  # of onnxruntime: `Model.warm` makes a BundleError of it
+    return 'answered'
+
+def zeros(o):
+    "What is fed: the first input of a bundle is one image."
+    kinds = dict(zip('float uint8 double int64 int32 bool float16'.split(), 'f4 u1 f8 i8 i4 ? f2'.split()))
+    shape = [min(d, 64) if isinstance(d, int) and d >= 0 else 1 if len(o.shape) == 4 else 20 for d in o.shape]
+    return np.zeros(shape, kinds.get(o.type.removeprefix('tensor(').removesuffix(')'), 'f4'))
+
+def sandbox_models():
+    "What a walk cannot tell: name -> bytes of a model from `x` [1, 3, 8, 8] that takes memory or time without end."
+    def wide(*nodes, inits=()): return model([*nodes, node('ReduceSum', 'b', 'z'), node('Add', 'x z', 'y')], inits)
+    line, grow = np.ones((1, 60000), F), [node('Relu', 'x', 'b0')]
+    weights = [onnx.numpy_helper.from_array(o, n) for n, o in (('w', line), ('v', line.T.copy()))]
+    grow += [node('Concat', f'b{i} b{i}', f'b{i+1}' if i < 27 else 'b', axis=0) for i in range(28)]
+    power = [node('Shape', 'x', 's'), node('Cast', 's', 'f', to=1), node('Pow', 'f six', 'p'), node('Cast', 'p', 'i', to=7),
+             node('ConstantOfShape', 'i', 'b')]
+    slow = [node('MatMul', 'm m', 'm0')]
+    slow += [node('MatMul', f'm{i} m{i}', f'm{i+1}' if i < 20000 else 'b') for i in range(20001)]
+    m = onnx.numpy_helper.from_array(np.zeros((1000, 1000), F), 'm')
+    return {o: p.SerializeToString() for o, p in {
+        'a matrix out of two lines': wide(node('MatMul', 'v w', 'b'), inits=weights), 'doubled 28 times': wide(*grow),
+        'a computed size': wide(*power, inits=[floats('six', 6)]), '20,000 products': wide(*slow, inits=[m])}.items()}

@@ -4,10 +4,10 @@
     python tests/attack/run.py images --n 2000      more of one
     python tests/attack/run.py --table              all of them, at length; writes nbs/attacks.json, which the docs show
 
-A corpus is a module beside this file: `cases(seed, n)` yields (class, case), `attack(case, folder)` runs one case and says
-'refused' or 'answered'. What else may happen, and must not: another exception than ours, a wrong answer (AssertionError),
-a hang, the death of the process."""
-import argparse, importlib, json, os, queue, signal, subprocess, sys, tempfile, threading, time
+A corpus is a module beside this file: `cases(seed, n)` yields (class, case), `attack(case, folder)` runs one case and
+says 'refused', or 'answered' or 'opened'. What else may happen, and must not: another exception than ours, a wrong
+answer (AssertionError), a hang, the death of the process. The cases of the class 'sound' must be answered."""
+import argparse, importlib, json, os, queue, shutil, signal, subprocess, sys, tempfile, threading, time
 from collections import Counter
 from pathlib import Path
 
@@ -36,11 +36,18 @@ def child(corpus, seed, n, start):
         for i, (name, case) in enumerate(module.cases(seed, n)):
             if i < start: continue
             print(json.dumps([i, name]), file=out)
-            try: said, why = module.attack(case, Path(folder)), ''
+            try: said, why = module.attack(case, place(folder, i)), ''
             except FastaiDeployError as e: said, why = 'refused', str(e)
             except AssertionError as e: said, why = 'wrong', f'{e}'
             except Exception as e: said, why = 'foreign', f'{type(e).__name__}: {e}'
             print(json.dumps([said, why[:300]]), file=out)
+
+def place(folder, i):
+    "A new folder for a case; the last one's is removed."
+    shutil.rmtree(Path(folder)/str(i - 1), ignore_errors=True)
+    to = Path(folder)/str(i)
+    to.mkdir()
+    return to
 
 # --- the parent
 
@@ -69,10 +76,11 @@ def run(corpus, seed=0, n=100, report=lambda line: None):
             else:
                 if line is None: ended, said, why = True, 'died', _death(p.wait())
                 elif case is None: case = line; continue
-                else: said, why = line
+                else: said, why = line[0].replace('opened', 'answered'), line[1]
             if case is None:      # the end of the corpus, or a corpus that cannot be made
                 if p.returncode: raise RuntimeError(f'{corpus}: no cases: {why}')
                 return found, bad
+            if case[1] == 'sound' and said == 'refused': said = 'wrong'   # or all the others are refused for nothing
             found.setdefault(case[1], Counter())[said] += 1
             if said not in FINE:
                 bad.append(f'{corpus}, case {case[0]} ({case[1]}): {said}: {why}')
@@ -103,8 +111,8 @@ def main():
         print(f'{corpus}: {sum(sum(c.values()) for c in found.values())} cases in {time.time()-t:.0f} s', flush=True)
         table[corpus], failed = {k: dict(v) for k, v in sorted(found.items())}, failed + len(bad)
     if a.table and not a.corpora:
-        (ROOT/'nbs'/'attacks.json').write_text(json.dumps(dict(made_by=versions(), seed=a.seed, found=table), indent=1) + '\n',
-                                               encoding='utf-8')
+        text = json.dumps(dict(made_by=versions(), seed=a.seed, found=table), indent=1) + '\n'
+        (ROOT/'nbs'/'attacks.json').write_text(text, encoding='utf-8')
     print(f'{failed} bad outcomes')
     sys.exit(1 if failed else 0)
 
