@@ -7,6 +7,7 @@ __all__ = ['app_names', 'copy_app']
 
 # %% ../nbs/31_apps.ipynb #imports
 import json, os, shutil, tempfile
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
@@ -35,10 +36,12 @@ def _copy(source:Path, to:Path)->None:
         shutil.copyfile(p, to/part)
 
 def _unpack(bundle, to:Path)->None:
-    "The files of an open bundle, in a folder"
-    for name in ('bundle.json', *bundle.spec.files):
+    "What a program needs of an open bundle, in a folder"
+    files = {n:o for n,o in bundle.spec.files.items() if n in ('pixels.onnx', 'vocab.txt') or n.startswith('golden/')}
+    for name in files:
         (to/name).parent.mkdir(parents=True, exist_ok=True)
-        (to/name).write_bytes(bundle.source.read(name))
+        (to/name).write_bytes(bundle.read(name))
+    (to/'bundle.json').write_bytes(replace(bundle.spec, files=files).to_json().encode('utf-8'))
 
 # %% ../nbs/31_apps.ipynb #copy
 def copy_app(

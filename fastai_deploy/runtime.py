@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from .answers import decode_answer, finished, label, numbers, slack, undecided
+from .answers import FINISHED, decode_answer, finished, label, numbers, slack, undecided
 from .bundle import Bundle, open_bundle, vocab_text
 from .custom import _ops
 from .decode import Prediction
@@ -181,6 +181,8 @@ def prepare(
     return _prepared(model, x, exif)[0]
 
 # %% ../nbs/09_runtime.ipynb #run
+_whole = {'window', *FINISHED.values()}  # outputs without a batch axis
+
 def run(
     model:Model,        # A loaded model
     batch:np.ndarray,   # uint8 [N, C, H, W] of what `prepare` gives; with engine 'pixels' [N, H, W, 3], or a list
@@ -197,7 +199,7 @@ def run(
         if model.spec.input.size and not pixels: raise
         h,w = batch[0].shape[:2] if pixels else batch.shape[-2:]
         raise ImageError(f'the net does not take a picture of {h}x{w} (height x width)') from e
-    if bad := [len(o) for o in res if len(o) != len(batch)]:
+    if bad := [len(o) for n,o in zip(names or [''], res) if n not in _whole and len(o) != len(batch)]:
         raise ImageError(f'the net gave {bad[0]} answers to {len(batch)} images')
     return res if names else res[0]
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from fastai_deploy import load, verify
 from fastai_deploy.apps import app_names, copy_app
 from fastai_deploy.bundle import open_bundle
 from fastai_deploy.spec import BundleError, FastaiDeployError
@@ -25,6 +26,18 @@ def test_copy(name, digits_bundle, tmp_path):
     if not (tracked := git.stdout.splitlines()): pytest.skip('no git here')
     copied = {p.relative_to(tmp_path/'my app').as_posix() for p in (tmp_path/'my app').rglob('*') if p.is_file()}
     assert {o for o in copied if not o.startswith('bundle/')} == set(tracked)
+
+def test_only_what_it_needs(digits_bundle, tmp_path):
+    "The copied bundle is one of its own: without the other graph, the weights and the proof, with all the goldens."
+    copy_app('java', digits_bundle, tmp_path/'app')
+    was, now = open_bundle(digits_bundle), open_bundle(tmp_path/'app'/'bundle')
+    assert set(was.spec.files) - set(now.spec.files) == {'model.onnx', 'weights.safetensors', 'parity.json'}
+    there = {p.relative_to(now.path).as_posix() for p in now.path.rglob('*') if p.is_file()}
+    assert there == {'bundle.json', *now.spec.files}
+    assert load(now.path, engine='pixels').predict(was.path/'golden'/'0.png').to_dict() == \
+        load(was.path, engine='pixels').predict(was.path/'golden'/'0.png').to_dict()
+    assert verify(now.path, engine='pixels', store=False).ok
+    with pytest.raises(BundleError, match='no model.onnx in this bundle'): load(now.path)
 
 def test_zip(digits_bundle, tmp_path):
     copy_app('cpp', shutil.make_archive(str(tmp_path/'digits'), 'zip', digits_bundle), tmp_path/'app')

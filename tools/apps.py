@@ -1,5 +1,5 @@
 """`make apps`: the programs in apps/, each with a bundle in its place: built, tested on the goldens, and its decoder
-held against Pillow's.
+held against Pillow's. Then the command lines answer with points, masks and images, as Python does.
 
     make apps                                all of them
     make apps ARGS="node java"               these
@@ -75,11 +75,83 @@ def png_files(photos, folder):
         img.save(folder/f'{i:02}-{mode}.png')
     return sorted(folder.glob('*.png'))
 
+# --- points, masks and images
+
+TASKS = 'points', 'segmentation', 'image_to_image'
+
+def ink(photo):
+    "Where a digit is drawn: bool [height, width]"
+    grey = np.asarray(Image.open(photo).convert('L')).astype(float)
+    return grey < (grey.min() + grey.max())/2
+
+def corners(photo):
+    "The corners of what is drawn, (x, y) each"
+    ys, xs = np.nonzero(ink(photo))
+    return [[xs.min(), ys.min()], [xs.max()+1, ys.max()+1]]
+
+def task_bundle(task, path):
+    "A bundle for a task, after a few steps of training on some digits: each with another way to cut a photo"
+    import fastai.vision.all as fv
+    from torch import nn
+
+    import fastai_deploy as fd
+    from fastai_deploy.data import digits
+    fv.set_seed(0, reproducible=True)
+    block, get_y, item, net, loss = dict(
+        points=(fv.PointBlock, lambda o: fv.tensor(corners(o)).float(), fv.Resize(32, 'pad'),
+                nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 4), nn.Tanh()), fv.MSELossFlat()),
+        segmentation=(fv.MaskBlock(['paper', 'ink']), lambda o: fv.PILMask.create(ink(o).astype(np.uint8)),
+                      fv.Resize(32), nn.Conv2d(3, 2, 5, padding=2), fv.CrossEntropyLossFlat(axis=1)),
+        image_to_image=(fv.ImageBlock, lambda o: o, fv.RandomResizedCrop(32), nn.Conv2d(3, 3, 5, padding=2),
+                        fv.MSELossFlat()))[task]
+    files = sorted(digits().rglob('*.jpg'))[::40]
+    norm = fv.Normalize.from_stats(*fv.imagenet_stats, cuda=False)
+    dls = fv.DataBlock((fv.ImageBlock, block), get_items=lambda _: files, get_y=get_y, item_tfms=item, batch_tfms=norm,
+                       splitter=fv.RandomSplitter(seed=0)).dataloaders(None, bs=8, num_workers=0)
+    learn = fv.Learner(dls, net, loss_func=loss)
+    with learn.no_bar(), learn.no_logging(): learn.fit(2, 3e-3)
+    return fd.export(learn, path, goldens=3, weights=False, progress=False)
+
+def png(path):
+    "A file that a program saved"
+    with Image.open(path) as img:
+        if img.format != 'PNG' or img.mode not in ('L', 'RGB'): raise RuntimeError(f'{path}: {img.format}, {img.mode}')
+        return np.asarray(img)
+
+def other_pixels(got, want, path):
+    "How many pixels of two images differ"
+    if got.shape != want.shape: raise RuntimeError(f'{path}: of shape {got.shape}, not {want.shape}')
+    return int((got != want).sum())
+
+def try_task(app, about, task, bundle, files, out):
+    "Hold a program's answers for a task against Python's, as JSON and as files: what it may say of itself"
+    import fastai_deploy as fd
+    model, names = fd.load(bundle, engine='pixels'), ' '.join(f'"{f}"' for f in files)
+    run = f'{about["run"].removesuffix("photo.jpg")} --bundle "{bundle}" --json'
+    how = {'points': [''], 'segmentation': ['', '--original-size'], 'image_to_image': ['']}[task]
+    far, other, size = 0., 0, 0
+    for i, more in enumerate(how):
+        save = f'-o "{out/task}-{i}" {more}' if task != 'points' else ''
+        said = [json.loads(o) for o in sh(f'{run} {save} {names}', app).splitlines()]
+        if [o.pop('path') for o in said] != [str(f) for f in files]: raise RuntimeError(f'{task}: other files')
+        for f, o in zip(files, said):
+            p, saved = model.predict(f), o.pop('output', None)
+            if task == 'points':
+                far = max(far, float(np.abs(np.array(o['points']) - p.to_dict()['points']).max()))
+                continue
+            if o != p.to_dict(): raise RuntimeError(f'{f}: {o}, not {p.to_dict()}')
+            want = p.original() if more else np.asarray(p.to_image())
+            other, size = other + other_pixels(png(saved), want, saved), size + want.size
+    if far > 1e-3 or other: raise RuntimeError(f'{task}: points off by {far:.1e}, {other} of {size} pixels differ')
+    return f'{task}: {len(files)} files, ' + (f'points off by {far:.1e}' if task == 'points' else
+                                               f'{other} of {size:,} numbers in the saved files differ')
+
 # --- one program
 
-def sh(command, cwd):
+def sh(command, cwd, **env):
     "Run a shell command in a program's folder; its output is shown if it fails."
-    r = subprocess.run(command, shell=True, cwd=cwd, capture_output=True, text=True, encoding='utf-8')
+    r = subprocess.run(command, shell=True, cwd=cwd, capture_output=True, text=True, encoding='utf-8',
+                       env={**os.environ, **env})
     if r.returncode: raise RuntimeError(f'{command}: exit code {r.returncode}\n{r.stdout[-3000:]}{r.stderr[-3000:]}')
     return r.stdout
 
@@ -111,8 +183,8 @@ def compare(model, files, said, out):
         equal += theirs['label'] == ours.label
     return dict(files=len(files), bytes=size, differ=differ, most=most, probability=float(far), labels_equal=equal)
 
-def try_app(name, bundle, jpegs, pngs, tmp):
-    "Copy, build, test and compare one program: its row of the table."
+def try_app(name, bundle, jpegs, pngs, tmp, tasks):
+    "Copy, build, test and compare one program: its row of the table. `tasks`: bundles for other tasks"
     import fastai_deploy as fd
     from fastai_deploy.apps import copy_app
     app, out = tmp/name, tmp/f'{name}-out'
@@ -128,6 +200,13 @@ def try_app(name, bundle, jpegs, pngs, tmp):
                png=compare(model, pngs, said, out))
     print(f'{name}: built in {built:.0f} s, tests passed; {describe(row)}', flush=True)
     if row['png']['differ']: raise RuntimeError(f'{name}: a lossless file must be decoded without loss')
+    if 'goldens' in about:   # a command line, which takes any bundle
+        t = time.time()
+        for task, other in tasks.items():
+            sh(about['goldens'], app, BUNDLE=str(other))
+            said = try_task(app, about, task, other, [*jpegs[:4], *pngs[:4]], out)
+            print(f'  {said}, goldens reproduced', flush=True)
+        print(f'  in {time.time() - t:.0f} s', flush=True)
     return row
 
 def describe(row):
@@ -149,13 +228,16 @@ def main():
         tmp = Path(tmp)
         bundle, photos = pets_bundle(pets, tmp/'bundle') if pets else digits_bundle(tmp/'bundle')
         pngs = png_files(photos, tmp/'png')
+        before = time.time()
+        tasks = {o: task_bundle(o, tmp/o) for o in TASKS}
+        print(f'bundles for {", ".join(TASKS)} in {time.time() - before:.0f} s', flush=True)
         for name in a.names or app_names():
             about = json.loads((_folder()/name/'app.json').read_text(encoding='utf-8'))
             if lack := missing(name, about['debian']):
                 skipped.append(name)
                 print(f"{name}: skipped: no {', '.join(lack)} on this machine", flush=True)
                 continue
-            try: rows.append(try_app(name, bundle, photos, pngs, tmp))
+            try: rows.append(try_app(name, bundle, photos, pngs, tmp, tasks))
             except Exception as e:    # whatever one program does, the others are tried, and the run fails
                 failed.append(name)
                 print(f'{name}: FAILED: {e}', flush=True)
