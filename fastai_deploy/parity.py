@@ -19,7 +19,7 @@ from .answers import largest, slack
 from .bundle import Bundle
 from .decode import number
 from .images import open_image
-from .spec import BundleError, ParityError, class_tasks, read_json, spec_schema, validate
+from .spec import BundleError, ParityError, class_tasks, plain, read_json, spec_schema, validate
 
 # %% ../nbs/08_parity.ipynb #compare
 stages = dict(  # stage -> (what is measured, what it may be at most)
@@ -239,7 +239,7 @@ def table(
     rows = [('stage', 'measure', 'worst', 'allowed', '', 'worst image'), ('---',)*6]
     for s in parity.stages:
         num = f'{s.worst:.0f}' if s.limit == 0 else f'{s.worst:.1e}'
-        rows.append((s.name, s.measure, num, f'{s.limit:.2g}', 'ok' if s.ok else 'DIFFERS', s.worst_item or '-'))
+        rows.append((s.name, s.measure, num, f'{s.limit:.2g}', 'ok' if s.ok else 'DIFFERS', plain(s.worst_item) or '-'))
     wide = [max(map(len, c)) for c in zip(*rows)]
     lines = ['| ' + ' | '.join(c.ljust(w) if c != '---' else '-'*w for c,w in zip(r, wide)) + ' |' for r in rows]
     res = [*lines, '', f'{_verdict(parity)}; compared with {parity.against}']
@@ -247,7 +247,7 @@ def table(
         res.append('stated noise of float32: {:.1e} of the raw outputs, {:.1e} of the answer'.format(*parity.noise))
     if parity.files: res.append(f"proven: {', '.join(parity.files)}")
     res += [f'not run: {name}: {why}' for name,why in parity.left.items()]
-    return '\n'.join(res)
+    return '\n'.join(map(plain, res))
 
 # %% ../nbs/08_parity.ipynb #parity-json
 def to_json(
