@@ -10,9 +10,12 @@ import onnx
 from onnx import TensorProto as T
 from onnx import helper as h
 
+from toy import toy
+
+from fastai_deploy.bundle import write_bundle
 from fastai_deploy.guard import OPERATORS, check_model
 from fastai_deploy.pixels import pixels_model
-from fastai_deploy.runtime import make_session
+from fastai_deploy.runtime import make_session, try_out
 from fastai_deploy.spec import BundleError, Input, Output, Spec
 
 # --- building
@@ -422,6 +425,7 @@ def cases(seed=0, n=600):
         for name, o in f().items(): yield kind, (name, o if isinstance(o, bytes) else o.SerializeToString(), True)
     yield 'sound', ('model.onnx', net().SerializeToString(), False)
     yield from (('sound', (f'pixels.onnx, {o}', pixels(o).SerializeToString(), False)) for o in ('crop', 'squish'))
+    yield from (('for the sandbox', (name, data, None)) for name, data in sandbox_models().items())
     rng, whole = random.Random(seed), [net, partial(pixels, 'crop'), partial(pixels, 'squish')]
     drawn = {'absurd arguments': lambda: one_node(rng),
              'damaged bytes': lambda: damaged_bytes(rng, rng.choice(whole)()),
@@ -433,6 +437,7 @@ def cases(seed=0, n=600):
 def attack(case, folder):
     "'refused', or 'answered' for a model that runs."
     name, data, must = case
+    if must is None: return in_sandbox(name, data, folder)
     try: check_model(data, name)
     except BundleError as e:
         assert '\n' not in str(e) and name in str(e), f'{name}: an error of many lines, or without its name'
@@ -443,6 +448,20 @@ def attack(case, folder):
     try: session.run(None, {o.name: zeros(o) for o in session.get_inputs()})
     except Exception: return 'refused'  # of onnxruntime: `Model.warm` makes a BundleError of it
     return 'answered'
+
+def in_sandbox(name, data, folder):
+    "The walk lets the model through; the sandbox stops it, and this process lives on."
+    m, (spec, files) = onnx.load_from_string(data), toy('regression')
+    m.graph.input[0].CopyFrom(info('image', T.UINT8, [1, 3, 16, 12]))
+    m.graph.node.insert(0, h.make_node('Cast', ['image'], ['x'], to=T.FLOAT))
+    m.graph.output[0].name = m.graph.node[-1].output[0] = spec.output.name
+    check_model(m.SerializeToString(), name)
+    bundle = write_bundle(folder/'b', spec, {**files, 'model.onnx': m.SerializeToString()})
+    try: try_out(bundle, memory=3*2**30, seconds=5)
+    except BundleError as e:
+        assert 'sandbox' in str(e) or 'allocate' in str(e) or 'memory' in str(e), str(e)
+        return 'refused'
+    raise AssertionError(f'{name}: it ran')
 
 def zeros(o):
     "What is fed: the first input of a bundle is one image."
