@@ -339,6 +339,7 @@ CLASSES = {f'zip: {o.__name__[4:]}': o for o in (
 CLASSES |= {f'folder: {n}': o for n, o in (_in_place(*p) for p in PLACES)}
 CLASSES |= {'folder: bytes': folder_bytes, 'folder: other files': folder_more, 'folder: golden/': folder_golden,
             'folder: sparse, as declared': folder_sparse, 'folder: Hub': hub, 'no bundle': no_bundle}
+CLASSES['sound'] = lambda rng, f, to: rng.choice([folder_of, zip_of])(f.sealed(), to/'d')
 for _ in 'abc': CLASSES |= {f'bundle.json: values {_}': spec_values}
 CLASSES |= {
     'bundle.json: text': spec_text, 'bundle.json: long': spec_long,

@@ -233,9 +233,11 @@ def whole(rng):
 LONG = {'scans': scans, 'floods': floods, 'tags': tags, 'exif': exif, 'giants': giants}
 
 def cases(seed, n):
-    "`n` cases, of all classes: (class, case)."
+    "Some sound files, then `n` cases of all classes: (class, case)."
     rng = random.Random(seed)
     ours, others = list(sound(SAVED)), list(sound(OTHERS))
+    plain = dict(formats=FORMATS, exif=False, mode='RGB', file='', lazy=False)
+    for _, b in rng.sample(ours, 20): yield 'sound', dict(plain, data=b)
     names = ['mutated']*12 + ['unasked']*3 + ['asked', 'extension', 'noise', *LONG, *LONG]
     for i in range(n):
         name = names[i % len(names)]
