@@ -420,7 +420,7 @@ def _demo_args(p)->None:
     p.add_argument('bundle')
     p.add_argument('--learner', metavar='MODEL.pkl', help='show this Learner beside the bundle')
     p.add_argument('--title', help="of the page (default: the bundle's name)")
-    p.add_argument('--description', help='a line below the title')
+    p.add_argument('--description', help='Markdown below the title (default: what the model does)')
     p.add_argument('--host', help='the address to listen on (default: 127.0.0.1; 0.0.0.0: for everybody)')
     p.add_argument('--port', type=int, help='port of the page (default: the first free one from 7860)')
     p.add_argument('--share', action='store_true', help="a public link, through gradio's servers")
