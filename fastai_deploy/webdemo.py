@@ -215,7 +215,7 @@ _css = '''
 #proof .scroll { overflow-x: auto; overflow-wrap: normal; margin-bottom: .8em; }
 #proof table { font-variant-numeric: tabular-nums; }
 #proof :is(th, td) { padding: .3em .6em; white-space: nowrap; }
-:is(#ours, #theirs) :is(.output-class, dt) { overflow-wrap: anywhere; }
+:is(#ours, #theirs) :is(.output-class, dt, .legend button) { overflow-wrap: anywhere; }
 .output-class { font-size: 1.5rem !important; }
 .image-frame, .image-frame img { width: 100%; height: 100%; object-fit: contain; }
 .base-image, .mask { max-height: 340px; object-fit: contain; }
