@@ -477,9 +477,10 @@ def make_parser()->argparse.ArgumentParser: # The parser of `fastai-deploy`
 def _parse(argv=None)->argparse.Namespace:
     "Parse a command line; file names may stand on both sides of options, and any after `--`"
     p,argv = make_parser(),sys.argv[1:] if argv is None else argv
-    end = argv.index('--') if '--' in argv else len(argv)
+    files = bool({'predict', 'verify'} & {*argv})  # argparse leaves us those that stand behind options
+    end = argv.index('--') if files and '--' in argv else len(argv)
     args,rest = p.parse_known_args(argv[:end])
-    wrong = [o for o in rest if o[:1] == '-' != o] if hasattr(args, 'pictures') else [*rest, *argv[end:]]
+    wrong = [o for o in rest if o[:1] == '-' != o or not files]
     if wrong: p.error(f"not known: {' '.join(wrong)}")
     if rest := [*rest, *argv[end+1:]]: args.pictures = [*args.pictures, *rest]
     if args.command == 'predict' and not (args.pictures or args.list): p.error('no image is named')
