@@ -23,7 +23,7 @@ from .custom import _ops
 from .decode import Prediction
 from .geometry import steps
 from .guard import check_model
-from .images import FORMATS, open_image
+from .images import FORMATS, _check_args, open_image
 from .parity import Golden, Parity, Trace, golden_traces, open_golden, read_goldens, stages_for
 from .spec import BundleError, FastaiDeployError, ImageError, ParityError, UnsupportedError, class_tasks
 from .transforms import apply_item, check_item, to_array
@@ -83,8 +83,8 @@ class Model:
         ops:str=None,        # 'any': run a graph with operators that no export of ours writes
     ):
         self.bundle,self.spec,self.path,self.engine = bundle,bundle.spec,bundle.path,engine
-        self.max_pixels = bundle.spec.input.max_pixels if max_pixels is None else max_pixels
-        self.formats = formats
+        most = bundle.spec.input.max_pixels if max_pixels is None else max_pixels
+        self.max_pixels,self.formats = _check_args(bundle.spec.input.mode, most, formats),formats
         check_item(self.spec.item)
         self.vocab = bundle.vocab()
         graph = _engine_file(bundle, engine)
@@ -406,8 +406,10 @@ def load(
     if sandbox: sha256 = try_out(path, check=check, sha256=sha256, **options)
     with open_bundle(path, sha256=sha256) as bundle:
         model = Model(bundle, threads=threads, **options)
+        model.max_pixels,most = bundle.spec.input.max_pixels,model.max_pixels  # the goldens keep to the bundle's own
         if check: prove_one(model)
         else: model.warm()
+    model.max_pixels = most
     return model
 
 # %% ../nbs/09_runtime.ipynb #progress

@@ -316,7 +316,8 @@ def test_opaque_says_so(files, tmp_path):
 
 # --- names given at the export, and what is left out
 
-NAMES = dict(multilabel={'even': 'gerade', 'big': 'groß'}, segmentation={'ink': 'Tinte'}, classification={'six': 'sechs'})
+NAMES = dict(multilabel={'even': 'gerade', 'big': 'groß'}, segmentation={'ink': 'Tinte'},
+             classification={'six': 'sechs'})
 
 @pytest.mark.parametrize('task', NAMES)
 def test_names(tasks, task, tmp_path):
@@ -357,6 +358,7 @@ def test_says_what_travels(tasks, tmp_path):
     "How many of one's images are in a bundle, from where, and how to choose others."
     learn, said = tasks('classification')[0], []
     fd.export(learn, tmp_path/'a', goldens=2, progress=said.append)
-    assert re.search(r'2 of your images travel .*\(from \S*digits, up to \d+x\d+ pixels\).*goldens=\[paths\]', said[-1]), said
+    words = r'2 of your images travel .*\(from \S*digits, up to \d+x\d+ pixels\).*goldens=\[paths\]'
+    assert re.search(words, said[-1]), said
     fd.export(learn, tmp_path/'b', goldens=0, progress=said.append)
     assert 'of your images' not in said[-1]
