@@ -80,13 +80,13 @@ class _Dir(_Files):
         real = Path(os.path.realpath(self.real/name))
         if not real.is_relative_to(self.root):
             raise BundleError(f'{self.path}: {name} is a link that leads out of the bundle, to {real}')
-        return _open_file(name, self.folder) if self.folder and real == self.real/name else _open_file(real)
+        return _open_file(name, self.folder) if real == self.real/name and self.folder is not None else _open_file(real)
 
     def size(self, name:str)->int:
         "Length of file `name`; on POSIX up to 64 files stay open"
         f = self.file(name)
         size = os.fstat(f.fileno()).st_size
-        if self.folder and len(self.held) < 64: self.held[name] = self.opened.enter_context(f)
+        if self.folder is not None and len(self.held) < 64: self.held[name] = self.opened.enter_context(f)
         else: f.close()
         return size
 
@@ -111,7 +111,7 @@ def _prefix(names)->str:
     "Where in a zip the bundle is: at its top, or in one folder"
     found = {n.removesuffix('bundle.json') for n in names if re.fullmatch(r'([^/]+/)?bundle\.json', n)}
     if '' in found or not found: return ''
-    if len(found) > 1: raise BundleError(f"more than one folder there has a bundle.json: {', '.join(sorted(found))}")
+    if len(found) > 1: raise BundleError(f"more than one folder there has a bundle.json: {sorted(found)}")
     return found.pop()
 
 class _Zip(_Files):
@@ -146,16 +146,17 @@ class _Zip(_Files):
         with self.zip.open(self.info(name)) as f: yield from iter(partial(f.read, 2**20), b'')
 
 # %% ../nbs/07_bundle.ipynb #reading
+def _one_line(e:Exception)->str: return ' '.join(str(e).split())[:300] or type(e).__name__
+
 @contextmanager
 def _reading(path:Path):
     "Whatever is wrong with the files at `path` is one kind of error, in one line"
     try: yield
     except BundleError as e:
         if str(e).startswith(str(path)): raise
-        raise BundleError(f'{path}: {e}') from e
+        raise BundleError(f'{path}: {_one_line(e)}') from e
     except Exception as e: # zipfile, zlib and the operating system have no common base but this
-        why = ' '.join(str(e).split())[:200] or type(e).__name__
-        raise BundleError(f'{path}: cannot be read: {why}') from e
+        raise BundleError(f'{path}: cannot be read: {_one_line(e)}') from e
 
 def _source(path:Path)->_Files:
     "The files at `path`, a bundle's directory or zip"
@@ -226,7 +227,7 @@ class Bundle:
 # %% ../nbs/07_bundle.ipynb #limits
 def _most(name:str)->int:
     "How many bytes file `name` of a bundle may have"
-    return 16_000_000 if name == 'bundle.json' else 64_000_000 if name.endswith(('.json', '.txt')) else 2**31
+    return 16_000_000 if name == 'bundle.json' else 32_000_000 if name.endswith(('.json', '.txt')) else 2**31
 
 def _check_lengths(files:dict)->None:
     "Raise if a file, or all together, are longer than a bundle's may be"
@@ -240,7 +241,7 @@ def _same_bundle(path:Path, source:_Files, check:bool, sha256:str)->Bundle:
     try: text = source.read('bundle.json', _most('bundle.json'))
     except (FileNotFoundError, NotADirectoryError) as e:
         raise BundleError('no bundle.json there: not a fastai_deploy bundle') from e
-    if sha256 and digest(text)['sha256'] != sha256.lower():
+    if sha256 is not None and digest(text)['sha256'] != sha256.lower():
         raise BundleError(f"another bundle than you asked for: its sha256 is {digest(text)['sha256']}, not {sha256}")
     bundle = Bundle(path, source, Spec.from_json(text), text)
     _check_lengths(bundle.spec.files)
@@ -259,7 +260,7 @@ def open_bundle(
 )->Bundle: # Spec and files
     "Open the bundle at `path`, refusing what is missing or altered"
     path = Path(path)
-    if sha256 and not (isinstance(sha256, str) and re.fullmatch('[0-9a-fA-F]{64}', sha256)):
+    if sha256 is not None and not (isinstance(sha256, str) and re.fullmatch('[0-9a-fA-F]{64}', sha256)):
         raise BundleError(f'sha256 must be 64 hexadecimal digits, not {sha256!r:.80}')
     for tries in range(100):
         source = None
@@ -310,9 +311,11 @@ def _link(old:Path, new:Path)->None:
     except OSError: pass  # it is copied
     shutil.copy2(old, new, follow_symlinks=False)
 
+def _raise(e): raise e
+
 def _keep(path:Path, new:Path)->None:
     "Take the files in directory `path` that are not a bundle's into directory `new`"
-    for folder,dirs,names in os.walk(path):
+    for folder,dirs,names in os.walk(path, onerror=_raise):
         for p in (Path(folder)/n for n in [*names, *dirs]):
             part = p.relative_to(path)
             if (p.is_symlink() or not p.is_dir()) and not _is_own(part.as_posix()): _link(p, new/part)
@@ -347,40 +350,38 @@ def _swap(new:Path, path:Path)->None:
         raise
 
 # %% ../nbs/07_bundle.ipynb #write-part
-def _lock(folder:Path)->int|None:
-    "An open folder that no other process has locked; None where there is none, or no locks"
-    if os.name != 'posix': return None
+@contextmanager
+def _locked(folder:Path):
+    "Hold the lock of a folder, or raise if another process does; tells whether there are locks here at all"
+    if os.name != 'posix': yield False; return
     import fcntl
     fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try: fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError: os.close(fd); return None
-    return fd
-
-def _left(folder:Path)->bool:
-    "Whether nobody writes into `folder` any more; without locks, after a day"
-    old = time.time() - folder.stat().st_mtime > 86_400
-    if os.name != 'posix': return old
-    if (fd := _lock(folder)) is None: return False
-    os.close(fd)
-    return old or any(folder.iterdir())  # it is locked before anything is in it
+    try:
+        try: fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError: raise
+        except OSError: yield False; return
+        yield True
+    finally: os.close(fd)
 
 def _sweep(path:Path)->None:
-    "Remove what killed processes left beside `path`, but not the only bundle that there is"
+    "Remove what killed processes left beside `path`, but not the only bundle that there is; without locks, after a day"
     name = re.compile(re.escape(f'.{path.name}-') + r'\w{8}\.part')
     for p in path.parent.iterdir():
         if not name.fullmatch(p.name) or (p/'old').exists() and not path.exists(): continue
-        with suppress(OSError):
-            if _left(p): shutil.rmtree(p)
+        with suppress(OSError), _locked(p) as locks:
+            if locks or time.time() - p.stat().st_mtime > 86_400: shutil.rmtree(p)
 
 @contextmanager
 def _part(path:Path):
     "A folder beside `path`, until it is done"
-    tmp = Path(tempfile.mkdtemp(prefix=f'.{path.name}-', suffix='.part', dir=path.parent))
-    fd = _lock(tmp)
-    try: yield tmp
-    finally:
-        shutil.rmtree(tmp, ignore_errors=True)
-        if fd is not None: os.close(fd)
+    with ExitStack() as stack:
+        while True:
+            tmp = Path(tempfile.mkdtemp(prefix=f'.{path.name}-', suffix='.part', dir=path.parent))
+            with suppress(FileNotFoundError, BlockingIOError):  # swept before it was locked: make another one
+                stack.enter_context(_locked(tmp))
+                if tmp.exists(): break
+        stack.callback(shutil.rmtree, tmp, ignore_errors=True)
+        yield tmp
 
 # %% ../nbs/07_bundle.ipynb #write-zip
 def _sync(path:Path)->None:

@@ -15,9 +15,9 @@ from .bundle import Bundle, check_place, open_bundle
 from .images import FORMATS
 from .parity import Parity
 from .rows import (RowFile, csv_columns, csv_line, csv_row, facts, forms, json_row, json_text, places,
-                                save, text_row)
+                                reason, save, text_row)
 from .runtime import load, show_progress, try_out
-from .spec import BundleError, FastaiDeployError, ParityError, plain
+from .spec import FastaiDeployError, ParityError, plain
 
 # %% ../nbs/32_cli.ipynb #pictures
 _suffixes = set('.jpg .jpeg .jpe .jfif .png .gif .bmp .tif .tiff .webp .avif .ppm .pgm .pbm .tga .ico .jp2'.split())
@@ -105,10 +105,7 @@ def _given(args)->dict:
 
 def _open(args)->Bundle:
     "The bundle `args.bundle`, not yet loaded"
-    b = open_bundle(args.bundle)
-    if hasattr(args, 'sha256') and args.sha256 != b.sha256:
-        raise BundleError(f'{args.bundle}: its sha256 is {b.sha256}, not {args.sha256}: this is another bundle')
-    return b
+    return open_bundle(args.bundle, sha256=getattr(args, 'sha256', None))
 
 def _check_pickle(path:str)->None:
     "Raise unless file `path` can be what learn.export wrote"
@@ -158,7 +155,7 @@ def _export(args)->int:
     learn = _open_pickle(args.model)
     export(learn, out, goldens=goldens, overwrite=args.overwrite, size=args.size, dynamic_hw=args.dynamic_hw,
            input=args.input, logits=args.logits, tta=args.tta, pixels=args.pixels, weights=args.weights, names=names,
-           inactive=args.inactive, progress=_note)
+           inactive=args.inactive, progress=lambda line: _note(_shell(line)))
     return 0
 
 # %% ../nbs/32_cli.ipynb #verify
@@ -217,8 +214,8 @@ class _Rows:
     def __call__(self, file:str, answer, saved=None)->None:
         "Write one"
         if isinstance(answer, Exception):
-            if self.form == 'text': return _say(answer)
-            answer = FastaiDeployError(_shell(answer))
+            answer = FastaiDeployError(_shell(reason(file, answer)))
+            if self.form == 'text': return _note(f'fastai-deploy: {file}: {answer}')
         row = self.line(file, answer, self.k, saved)
         self.file.write(row) if self.file else print(row, flush=True)
 
@@ -227,7 +224,7 @@ class _Rows:
         if not self.file: return
         self.file.close(stopped)
         if self.file.rows or not stopped:
-            _note(f"{'stopped: ' if stopped else ''}{self.file.path}: {self.file.rows} rows")
+            _note(f"{'stopped: ' if stopped else ''}{self.file.path}: {self.file.rows} row{'s'*(self.file.rows != 1)}")
 
 # %% ../nbs/32_cli.ipynb #predict-code
 def _answers(args, model, files):
@@ -260,7 +257,7 @@ def _predict(args)->int:
         rows.close(stopped=True)
         raise
     rows.close()
-    if bad and rows.form != 'text': _note(f'{bad} of {n} images have no answer: their rows say why')
+    if bad and rows.form != 'text': _note(f'no answer for {bad} of {n} images: their rows say why')
     return 1 if bad else 0
 
 # %% ../nbs/32_cli.ipynb #info-code
@@ -279,8 +276,9 @@ def _info(args)->int:
 # %% ../nbs/32_cli.ipynb #check-code
 def _check(args)->int:
     "fastai-deploy check"
-    try_out(args.bundle, memory=args.memory, seconds=args.seconds, **_given(args))
-    b = _open(args)
+    memory = args.memory and args.memory*2**20
+    sha256 = try_out(args.bundle, memory=memory, seconds=args.seconds, **_given(args))
+    b = open_bundle(args.bundle, sha256=sha256)
     did = 'loads and answers its golden' if 'golden/golden.json' in b else 'loads; it has no golden to answer'
     _print(f'{args.bundle}: {did}; {len(b.spec.files)+1} files, sha256 {b.sha256}')
     return 0
@@ -349,7 +347,7 @@ def _sha256(p)->None:
     p.add_argument('--sha256', metavar='HEX', default=argparse.SUPPRESS, type=str.lower,
                    help='refuse every bundle but the one with this hash, which `info` prints')
 
-def _load_args(p, engine=None, check=True)->None:
+def _load_args(p, engine=None, check=True, sandbox=True)->None:
     "Arguments about loading; what is not given is left to `load`"
     g = p.add_argument_group('how the bundle is loaded')
     add = lambda *names, **kw: g.add_argument(*names, default=argparse.SUPPRESS, **kw)
@@ -366,8 +364,8 @@ def _load_args(p, engine=None, check=True)->None:
         help='load a graph also with operators that no export of ours writes')
     if check: add('--no-check', action='store_const', const=False, dest='check',
                   help='go on with a bundle that answers otherwise here than where it was proven')
-    add('--sandbox', action='store_const', const=True,
-        help='try the bundle in a process of its own first, with limits of memory and time')
+    if sandbox: add('--sandbox', action='store_const', const=True,
+                    help='try the bundle in a process of its own first, with limits of memory and time')
 
 def _verify_args(p)->None:
     "Arguments of fastai-deploy verify"
@@ -412,16 +410,17 @@ def _info_args(p)->None:
 def _check_args(p)->None:
     "Arguments of fastai-deploy check"
     p.add_argument('bundle')
-    p.add_argument('--memory', type=_count, metavar='MB', help='how much it may take')
+    p.add_argument('--memory', type=_count, metavar='MB',
+                   help='how much it may take (default: 4 GB, and more for large bundles)')
     p.add_argument('--seconds', type=_count, default=60, metavar='S', help='how long (default: %(default)s)')
-    _load_args(p, 'model', check=False)
+    _load_args(p, 'model', check=False, sandbox=False)
 
 def _demo_args(p)->None:
     "Arguments of fastai-deploy demo"
     p.add_argument('bundle')
     p.add_argument('--learner', metavar='MODEL.pkl', help='show this Learner beside the bundle')
     p.add_argument('--title', help="of the page (default: the bundle's name)")
-    p.add_argument('--description', help='a line below the title')
+    p.add_argument('--description', help='Markdown below the title (default: what the model does)')
     p.add_argument('--host', help='the address to listen on (default: 127.0.0.1; 0.0.0.0: for everybody)')
     p.add_argument('--port', type=int, help='port of the page (default: the first free one from 7860)')
     p.add_argument('--share', action='store_true', help="a public link, through gradio's servers")
@@ -478,9 +477,10 @@ def make_parser()->argparse.ArgumentParser: # The parser of `fastai-deploy`
 def _parse(argv=None)->argparse.Namespace:
     "Parse a command line; file names may stand on both sides of options, and any after `--`"
     p,argv = make_parser(),sys.argv[1:] if argv is None else argv
-    end = argv.index('--') if '--' in argv else len(argv)
+    files = bool({'predict', 'verify'} & {*argv})  # argparse leaves us those that stand behind options
+    end = argv.index('--') if files and '--' in argv else len(argv)
     args,rest = p.parse_known_args(argv[:end])
-    wrong = [o for o in rest if o[:1] == '-' != o] if hasattr(args, 'pictures') else [*rest, *argv[end:]]
+    wrong = [o for o in rest if o[:1] == '-' != o or not files]
     if wrong: p.error(f"not known: {' '.join(wrong)}")
     if rest := [*rest, *argv[end+1:]]: args.pictures = [*args.pictures, *rest]
     if args.command == 'predict' and not (args.pictures or args.list): p.error('no image is named')

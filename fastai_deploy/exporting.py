@@ -221,7 +221,8 @@ def _public(learn, items:list, images:list)->str:
     "What is said about the user's images that travel in a bundle"
     folders = {Path(o).parent for o in items if isinstance(o, (str, Path))}
     where = Path(os.path.commonpath(folders)) if folders else None
-    if where and where.is_relative_to(learn.path): where = Path(Path(learn.path).name)/where.relative_to(learn.path)
+    for name,near in ((Path(learn.path).name, learn.path), ('~', Path.home())):
+        if where and where.is_relative_to(near): where = Path(name)/where.relative_to(near)
     w,h = max((im.size for im in images), key=lambda o: o[0]*o[1])
     return (f'{len(images)} of your images travel in the bundle, for all to see (from {where or "memory"}, up to '
             f'{w}x{h} pixels): goldens=[paths] takes others, goldens=0 none')

@@ -27,8 +27,9 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from .batch import batch_module
 from .deployed import Deployed
+from .guard import check_model
 from .heads import one_line, spread
-from .spec import UnsupportedError
+from .spec import BundleError, UnsupportedError
 
 # %% ../nbs/17_graph.ipynb #quiet
 @contextlib.contextmanager
@@ -71,7 +72,7 @@ EXPORTERS = dict(dynamo=_dynamo, torchscript=_torchscript, dynamo_plain=partial(
 def tidy(
     proto, # an `onnx.ModelProto` with outputs probs, logits and net_input
     outputs=('probs',) # the outputs to keep; the other names become inner values
-) -> onnx.ModelProto: # with shapes inferred, checked by onnx
+) -> onnx.ModelProto: # with shapes inferred, checked by onnx and by `check_model`
     "A copy of `proto` without extra outputs, stack traces and other notes of the exporter."
     p = onnx.ModelProto()
     p.CopyFrom(proto)
@@ -85,6 +86,8 @@ def tidy(
             if any(d.name == f for d in o.DESCRIPTOR.fields): o.ClearField(f)
     p = onnx.shape_inference.infer_shapes(p, check_type=True, strict_mode=True)
     onnx.checker.check_model(p, full_check=True)
+    try: check_model(p.SerializeToString(), 'the graph')
+    except BundleError as e: raise UnsupportedError(f'no bundle may have {e.__cause__}') from None
     return p
 
 # %% ../nbs/17_graph.ipynb #samples

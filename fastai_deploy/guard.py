@@ -7,7 +7,6 @@ __all__ = ['FIELDS', 'NAME', 'DEPTH', 'ELEMENTS', 'READ', 'OPERATORS', 'OPSET', 
 
 # %% ../nbs/07a_guard.ipynb #imports
 import math
-import struct
 
 import numpy as np
 
@@ -135,13 +134,14 @@ class _Reader:
 # %% ../nbs/07a_guard.ipynb #tensor-types
 _TYPES = {k:np.dtype('<'+v) for k,v in {1:'f4', 2:'u1', 3:'i1', 4:'u2', 5:'i2', 6:'i4', 7:'i8', 9:'?', 10:'f2', 11:'f8',
                                         12:'u4', 13:'u8'}.items()}  # no text, no complex numbers
-_DATA = dict(raw_data=None, float_data=4, double_data=8, int32_data=0, int64_data=0, uint64_data=0)  # bytes of each
+_WIDTHS = dict(raw_data=None, float_data=4, double_data=8, int32_data=0, int64_data=0, uint64_data=0)
 ELEMENTS,READ = 2**27,1024  # that a size may declare; that are read
 
 def _declared(dims:list, what:str)->int:
     "How many elements `dims` declare"
     n = math.prod(dims)
-    if min(dims, default=0) < 0 or n > ELEMENTS: raise _Refused(f'{what} declares {" x ".join(map(str, dims))} elements')
+    if min(dims, default=0) < 0 or n > ELEMENTS:
+        raise _Refused(f'{what} declares {" x ".join(map(str, dims))} elements')
     return n
 
 # %% ../nbs/07a_guard.ipynb #tensor
@@ -149,10 +149,10 @@ def _tensor(r:_Reader, t:dict)->np.ndarray: # Flat; None if it is large
     "The values of a tensor that holds what it declares"
     name,dtype = t.get('name', 'a constant'),_TYPES.get(t.get('data_type'))
     if dtype is None: raise _Refused(f'{name} of data type {t.get("data_type")}')
-    n,have = _declared(r.ints(t.get('dims', [])), name),[k for k in _DATA if k in t]
+    n,have = _declared(r.ints(t.get('dims', [])), name),[k for k in _WIDTHS if k in t]
     if len(have) > 1: raise _Refused(f'{name} has {" and ".join(have)}')
     values = t[have[0]] if have else []
-    width = _DATA[have[0]] if have else 0
+    width = _WIDTHS[have[0]] if have else 0
     if width is None: found = (values[1] - values[0])/dtype.itemsize
     else: found = sum(b-a for a,b in values)/width if width else r.many(values)
     if found != n: raise _Refused(f'{name} declares {n} elements and has {found:g}')
@@ -213,7 +213,7 @@ _SIZES = dict(ConstantOfShape=0, Expand=1, Tile=1, TopK=1, DFT=1, Col2Im=1)  # o
 def _elements(op:str, xs:list)->float: # 1 where nothing is known
     "How many elements `op` is told to make: of its input, or times its input"
     def x(k): return xs[k] if k < len(xs) else None
-    if op == 'Range' and all(o is not None and o.size for o in xs):
+    if op == 'Range' and len(xs) == 3 and all(o is not None and o.size for o in xs):
         start,limit,delta = (float(o.ravel()[0]) for o in xs)
         return abs(limit - start)/abs(delta) if delta else math.inf
     if op == 'Resize':
@@ -254,11 +254,18 @@ class _Walk:
         if doors > DOORS: raise _Refused(f'{doors} inputs or outputs')
         for o in [*g.get('value_info', []), *g.get('input', []), *g.get('output', [])]:
             if isinstance(o, dict): self.value(o)
-        env = {**env, **{t.get('name', ''): _tensor(self.r, t) for t in g.get('initializer', [])}}
+        env = {**env, **dict.fromkeys(o.get('name') for o in g.get('input', []) if isinstance(o, dict)),
+               **{t.get('name', ''): _tensor(self.r, t) for t in g.get('initializer', [])}}
         for n in g.get('node', []):
             self.nodes += 1
             if self.nodes > NODES: raise _Refused(f'more than {NODES:,} nodes')
             self.node(n, env, attrs, level)
+        for o in g.get('output', []): self.known(o.get('name') if isinstance(o, dict) else o, env)
+
+    def known(self, name:str, env:dict):
+        "The constant of a name, or None; every name is given before it is used"
+        if name and name not in env: raise _Refused(f'{name}, which nothing gives')
+        return env.get(name)
 
     def value(self, o:dict)->None:
         "What is said of a value"
@@ -280,16 +287,24 @@ class _Walk:
         "One node: an operator of ours, or a call"
         op,domain,ins,outs = n.get('op_type', ''),n.get('domain', ''),n.get('input', []),n.get('output', [])
         own = {a.get('name'): self.attribute(a, attrs) for a in n.get('attribute', [])}
-        xs = [env.get(o) if o else None for o in ins]
-        for o in outs: env.pop(o, None)
-        if domain in ('', 'ai.onnx'): return self.operator(op, own, xs, outs, env, attrs, level)
+        xs = [self.known(o, env) for o in ins]
+        if domain in ('', 'ai.onnx'): value = self.operator(op, own, xs, outs, env, attrs, level)
+        else: value = self.call(domain, op, own, xs, outs, level)
+        for o in filter(None, outs):
+            if o in env: raise _Refused(f'{o}, which is given twice')
+            env[o] = value
+
+    def call(self, domain:str, op:str, own:dict, xs:list, outs:list, level:int)->None:
+        "The nodes of a function, with the constants and attributes of a call"
         if (f := self.functions.get((domain, op))) is None: raise _Refused(f'operator {domain}.{op}')
         self.called.add((domain, op))
         defaults = {a.get('name'): self.attribute(a, {}) for a in f.get('attribute_proto', [])}
-        self.body(f, dict(zip(f.get('input', []), xs)), {**defaults, **own}, level + 1)
+        params = f.get('input', [])
+        if len(xs) > len(params) or len(outs) > len(f.get('output', [])): raise _Refused(f'{op} with too many names')
+        self.body(f, {**dict.fromkeys(params), **dict(zip(params, xs))}, {**defaults, **own}, level + 1)
 
-    def operator(self, op:str, own:dict, xs:list, outs:list, env:dict, attrs:dict, level:int)->None:
-        "One operator: known, its attributes in range, its sizes bearable"
+    def operator(self, op:str, own:dict, xs:list, outs:list, env:dict, attrs:dict, level:int)->np.ndarray:
+        "The constant that an operator makes, or None; it is known, its attributes in range, its sizes bearable"
         if op not in OPERATORS: raise _Refused(f'operator {op}')
         for k,v in own.items():
             if isinstance(v, dict):
@@ -301,8 +316,9 @@ class _Walk:
         n = _elements(op, xs)
         self.elements += n
         if not self.elements <= ELEMENTS: raise _Refused(f'{op} to {n:.3g} elements')
-        value = self.constant(own) if op == 'Constant' else _fold(op, own, xs)
-        if value is not None and outs: env[outs[0]] = value
+        if op == 'Split' and own.get('num_outputs', len(outs)) != len(outs):
+            raise _Refused('Split with another num_outputs than outputs')
+        return self.constant(own) if op == 'Constant' else _fold(op, own, xs)
 
     def constant(self, own:dict)->np.ndarray: # Flat, or None
         "The value of a Constant"

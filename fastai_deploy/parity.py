@@ -19,7 +19,7 @@ from .answers import largest, slack
 from .bundle import Bundle
 from .decode import number
 from .images import open_image
-from .spec import BundleError, ParityError, class_tasks, plain
+from .spec import BundleError, ParityError, class_tasks, plain, read_json, spec_schema, validate
 
 # %% ../nbs/08_parity.ipynb #compare
 stages = dict(  # stage -> (what is measured, what it may be at most)
@@ -257,6 +257,19 @@ def to_json(
     stages = [{**asdict(s), 'worst': s.worst if np.isfinite(s.worst) else None, 'ok':s.ok} for s in parity.stages]
     return json.dumps({'ok':parity.ok, **asdict(parity), 'stages':stages}, indent=1, ensure_ascii=False) + '\n'
 
+def _object(**properties)->dict: return dict(type='object', required=[*properties], properties=properties)
+def _list(items:dict)->dict: return dict(type='array', items=items)
+
+_text,_whole,_number = dict(type='string'),dict(type='integer', minimum=0),dict(type='number')
+_texts = dict(type='object', additionalProperties=_text)
+_stage = _object(name=dict(enum=[*stages]), limit=_number, worst=dict(oneOf=[_number, dict(type='null')]),
+                 worst_item=_text)
+_spec = spec_schema()['properties']
+_stored = _object(  # the JSON Schema of parity.json
+    against=_text, task=_spec['task'], pictures=_whole, labels_equal=_whole, ties=_list(_text), files=_list(_text),
+    disagreements=_list(_text), stages=_list(_stage), noise=_spec['output']['properties']['noise'], left=_texts,
+    made_by=_texts)
+
 def _stored_stage(s:dict, known:dict)->Stage:
     "A stage of a `parity.json`; what may differ is for us to say, not for the file"
     worst,(measure,limit) = np.inf if s['worst'] is None else float(s['worst']),known[s['name']]
@@ -267,12 +280,13 @@ def from_json(
     text:str|bytes, # What `to_json` made
 )->Parity:
     "Read a `parity.json`"
+    d = read_json(text, 'parity.json')
+    validate(d, _stored, 'parity.json')
     try:
-        d = json.loads(text)
         rows = [_stored_stage(s, stages_for(d['task'], d['noise'])) for s in d['stages']]
         if [s.name for s in rows] != list(stages): raise ValueError(f'the stages are not {", ".join(stages)}')
         return Parity(**{k:v for k,v in d.items() if k != 'ok'} | dict(stages=rows))
-    except (ValueError, KeyError, TypeError) as e: raise BundleError(f'parity.json cannot be read: {e!r}') from e
+    except (ValueError, TypeError) as e: raise BundleError(f'parity.json cannot be read: {e!r}') from e
 
 # %% ../nbs/08_parity.ipynb #parity-attach
 Parity.table,Parity.to_json,Parity.from_json = table,to_json,from_json
@@ -358,8 +372,8 @@ class Golden:
 def _readable(bundle:Bundle):
     "Whatever is wrong with the goldens of `bundle` is one kind of error"
     try: yield
-    except (ValueError, LookupError, TypeError, RecursionError, OverflowError) as e:
-        raise BundleError(f'{bundle.path}: golden/golden.json cannot be read: {e!r}') from e
+    except (ValueError, LookupError, TypeError, OverflowError, MemoryError) as e:
+        raise BundleError(f'{bundle.path}: golden/golden.json cannot be read: {e!r:.200}') from e
 
 def _finite(values)->np.ndarray:
     "Numbers of a golden as float32, which holds 3.4e38 at most"
@@ -380,7 +394,8 @@ def golden_traces(
     "What fastai made of the goldens of a bundle, without opening the images"
     if 'golden/golden.json' not in bundle: return []
     with _readable(bundle):
-        return [(d['file'], _golden_trace(d)) for d in json.loads(bundle.read('golden/golden.json'))]
+        entries = read_json(bundle.read('golden/golden.json'), f'{bundle.path}: golden/golden.json')
+        return [(d['file'], _golden_trace(d)) for d in entries]
 
 # %% ../nbs/08_parity.ipynb #read-goldens
 def open_golden(

@@ -404,9 +404,10 @@ def load(
     "Load a bundle"
     options = dict(providers=providers, engine=engine, max_pixels=max_pixels, formats=formats, ops=ops)
     if sandbox: sha256 = try_out(path, check=check, sha256=sha256, **options)
-    model = Model(open_bundle(path, sha256=sha256), threads=threads, **options)
-    if check: prove_one(model)
-    else: model.warm()
+    with open_bundle(path, sha256=sha256) as bundle:
+        model = Model(bundle, threads=threads, **options)
+        if check: prove_one(model)
+        else: model.warm()
     return model
 
 # %% ../nbs/09_runtime.ipynb #progress

@@ -186,8 +186,10 @@ def _object(pairs:list)->dict:
 
 def _depth(x)->int:
     "How deeply lists and objects are nested in `x`"
-    inner = x.values() if isinstance(x, dict) else x if isinstance(x, list) else ()
-    return 1 + max(map(_depth, inner), default=0)
+    depth,level = 0,[x]
+    while level := [o for o in level if isinstance(o, (dict, list))]:
+        depth,level = depth+1,[v for o in level for v in (o.values() if isinstance(o, dict) else o)]
+    return depth
 
 # %% ../nbs/00_spec.ipynb #read-json-code
 def read_json(
@@ -200,8 +202,9 @@ def read_json(
         x = json.loads(text, parse_constant=_no_constant, parse_int=_int, parse_float=_float, object_pairs_hook=_object)
         if _depth(x) > 32: raise RecursionError
         json.dumps(x, ensure_ascii=False).encode('utf-8')  # half a character cannot be written
-    except ValueError as e: raise BundleError(f'{name} is not JSON: {e}') from e
-    except (RecursionError, MemoryError) as e: raise BundleError(f'{name} is nested too deeply, or too large') from e
+    except (ValueError, RecursionError, MemoryError) as e:
+        why = e if isinstance(e, ValueError) else 'it is nested too deeply, or too large'
+        raise BundleError(f'{name} cannot be read as JSON: {why}') from e
     return x
 
 # %% ../nbs/00_spec.ipynb #sense

@@ -223,5 +223,6 @@ def verify(
     against = 'learn.tta' if model.spec.output.tta else 'learn.predict'
     parity = hold(model, _traced(learn, model.spec, items, report), against, engine)
     if store and not engine and model.engine == 'model':
-        update_bundle(open_bundle(model.path), {'parity.json':parity.to_json().encode('utf-8')})
+        same = open_bundle(model.path, sha256=model.bundle.sha256)
+        update_bundle(same, {'parity.json':parity.to_json().encode('utf-8')})
     return parity

@@ -36,9 +36,9 @@ def _text(s)->str:
 def _seen(model:Model, file, side:int=640)->Image.Image:
     "The picture as the transforms receive it, at a size for a page"
     spec = model.spec.input
-    img = open_image(file, mode=spec.mode, exif=spec.exif, max_pixels=model.max_pixels).convert('RGB')
+    img = open_image(file, mode=spec.mode, exif=spec.exif, max_pixels=model.max_pixels, formats=model.formats)
     f = side/max(img.size)
-    return img.resize([max(1, round(n*f)) for n in img.size], Image.Resampling.BICUBIC)
+    return img.convert('RGB').resize([max(1, round(n*f)) for n in img.size], Image.Resampling.BICUBIC)
 
 # %% ../nbs/33_demo.ipynb #with-points
 def _with_points(model:Model, p, file)->Image.Image:
@@ -146,7 +146,8 @@ def _about(model:Model)->str:
 # %% ../nbs/33_demo.ipynb #texts
 def _proof(model:Model)->str:
     "The proof table, in HTML"
-    if 'parity.json' not in model.bundle: return 'This bundle carries no proof. <code>fd.verify(bundle, learn)</code> makes one.'
+    if 'parity.json' not in model.bundle:
+        return 'This bundle carries no proof. <code>fd.verify(bundle, learn)</code> makes one.'
     table,_,said = Parity.from_json(model.bundle.read('parity.json')).table().partition('\n\n')
     head,_,*rows = ([_text(o.strip()) for o in line[2:-2].split(' | ', 5)] for line in table.splitlines())
     row = lambda cells, tag: '<tr>' + ''.join(f'<{tag}>{o}</{tag}>' for o in cells) + '</tr>'
@@ -214,7 +215,7 @@ _css = '''
 #proof .scroll { overflow-x: auto; overflow-wrap: normal; margin-bottom: .8em; }
 #proof table { font-variant-numeric: tabular-nums; }
 #proof :is(th, td) { padding: .3em .6em; white-space: nowrap; }
-:is(#ours, #theirs) :is(.output-class, dt) { overflow-wrap: anywhere; }
+:is(#ours, #theirs) :is(.output-class, dt, .legend button) { overflow-wrap: anywhere; }
 .output-class { font-size: 1.5rem !important; }
 .image-frame, .image-frame img { width: 100%; height: 100%; object-fit: contain; }
 .base-image, .mask { max-height: 340px; object-fit: contain; }

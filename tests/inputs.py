@@ -11,7 +11,7 @@ import numpy as np
 from fastai.vision.core import PILImage, PILImageBW
 from PIL import Image
 
-from fastai_deploy.images import open_image
+from fastai_deploy.images import FORMATS, open_image
 from fastai_deploy.spec import ImageError
 
 class PILImageA(PILImage):
@@ -145,6 +145,10 @@ class Row:
     name: str
     make: Callable          # () -> a list of inputs: bytes of a file, a PIL image, or a path
     ours: bool = False      # our limit refuses it, whatever fastai does
+    formats: tuple | None = FORMATS  # what `open_image` is asked to open
+
+ASKED = [o for o in ('AVIF', 'DDS', 'DIB', 'ICNS', 'ICO', 'IM', 'JPEG2000', 'PCX', 'QOI', 'SGI', 'TGA')
+         if (Image.init() or o in Image.SAVE) and o in Image.OPEN]
 
 def _rows():
     one = lambda group, name, f, **kw: Row(group, name, lambda: [f()], **kw)
@@ -176,6 +180,9 @@ def _rows():
         yield one('formats', f'TIFF, {o}', saved('RGB', 'tiff', compression=o))
     yield one('formats', 'TIFF, group4', saved('1', 'tiff', compression='group4'))
     yield one('formats', 'TIFF, three pages', lambda: film('tiff'))
+    yield one('formats', 'MPO, two images', lambda: film('mpo'))
+    for m in ('1', 'L', 'RGB', 'I;16'): yield one('formats', f'PPM, {m}', saved(m, 'ppm'))
+    for kind in ASKED: yield one('on request', kind, saved('RGB', kind), formats=None)
     for kind in ('JPEG', 'PNG', 'WebP', 'TIFF'):
         for o in range(1, 9): yield one('EXIF', f'{kind}, orientation {o}', lambda kind=kind, o=o: turned(kind, o))
     for w, h in ((1, 1), (1, 2), (2, 1), (3, 5), (7, 8), (1, 4000), (4000, 1), (640, 480)):
@@ -208,7 +215,7 @@ def _refused(one):
         yield one('no picture', f'{name} in its first bytes, then noise', lambda m=magic: m + NOISE)
     yield one('no picture', 'no such file', lambda: Path('nowhere')/'cat.jpg')
     yield one('no picture', 'a folder', lambda: Path('.'))
-    for name, f in BOMBS.items(): yield one('bombs', f'{name}, 60000 x 60000', lambda f=f: f(*GIANT), ours=True)
+    for name, f in BOMBS.items(): yield Row('bombs', f'{name}, 60000 x 60000', lambda f=f: [f(*GIANT)], True, None)
     yield one('bombs', 'PNG, 7100 x 7100', lambda: patched_png(7100, 7100), ours=True)
     yield one('bombs', 'PNG, 8000 x 7000, whole, all black', black, ours=True)
 
@@ -247,9 +254,9 @@ def differ(a, b):
     if (a.mode, tuple(a.size)) != (b.mode, tuple(b.size)): return a.size[0]*a.size[1]*len(a.getbands())
     return int((np.asarray(a) != np.asarray(b)).sum())
 
-def outcome(want, x, mode):
+def outcome(want, x, mode, formats=FORMATS):
     "Bytes that differ from fastai's picture `want`, 'refused' (by both), 'limit' (by us alone), or what went wrong."
-    try: got = open_image(x, mode)
+    try: got = open_image(x, mode, formats=formats)
     except ImageError as e:
         if '\n' in str(e) or ': ' not in str(e): return f'no reason in one line: {e!r}'
         if 'max_pixels' in str(e) and not isinstance(want, Exception): return 'limit'
@@ -265,6 +272,6 @@ def compare(row, mode, folder):
         want = fastai_opens(path if isinstance(x, bytes) else x, mode)
         said.append(type(want).__name__ if isinstance(want, Exception) else f'{want.size[0]} x {want.size[1]}')
         for source, o in given(x, want, path):
-            found.setdefault(source, Counter())[outcome(want, o, mode)] += 1
+            found.setdefault(source, Counter())[outcome(want, o, mode, row.formats)] += 1
             if source == 'file': o.close()
     return said, found

@@ -7,7 +7,7 @@ from conftest import ROOT
 sys.path.insert(0, str(ROOT/'tests'/'attack'))
 import run
 
-SAMPLES = dict(bundles=150, images=400, kills=10, models=150)
+SAMPLES = dict(bundles=150, images=400, kills=8, models=150)
 
 @pytest.mark.parametrize('corpus', run.CORPORA)
 def test_attack(corpus, monkeypatch):
@@ -17,13 +17,15 @@ def test_attack(corpus, monkeypatch):
     counts = {name: dict(c) for name, c in found.items()}
     print(f'{corpus}: {counts}')
     assert not bad, '\n'.join(bad)
-    assert counts['sound']['answered'] and sum(sum(c.values()) for c in counts.values()) >= SAMPLES[corpus]//2, counts
+    assert sum(sum(c.values()) for c in counts.values()) >= SAMPLES[corpus]
+    if corpus == 'kills': assert not any(c.get('refused') for c in counts.values()), counts
+    else: assert counts['sound']['answered'], counts
 
 BROKEN = '''
 import os, time
 def cases(seed, n):
-    yield from [('fine', 'refused'), ('sound', 'refused'), ('sound', 'answered'), ('wrong', 'wrong'), ('foreign', 'foreign'), ('dies', 'dies'),
-                ('hangs', 'hangs'), ('fine', 'answered')]
+    yield from [('fine', 'refused'), ('sound', 'refused'), ('sound', 'answered'), ('wrong', 'wrong'),
+                ('foreign', 'foreign'), ('dies', 'dies'), ('hangs', 'hangs'), ('fine', 'answered')]
 def attack(case, folder):
     if case == 'dies': os.abort()
     if case == 'hangs': time.sleep(60)
@@ -41,6 +43,6 @@ def test_runner_sees_it(tmp_path, monkeypatch):
     monkeypatch.setenv('PYTHONPATH', str(ROOT))
     found, bad = run.run('broken')
     assert {k: dict(v) for k, v in found.items()} == dict(
-        fine={'refused': 1, 'answered': 1}, sound={'wrong': 1, 'answered': 1}, wrong={'wrong': 1}, foreign={'foreign': 1},
-        dies={'died': 1}, hangs={'hung': 1})
+        fine={'refused': 1, 'answered': 1}, sound={'wrong': 1, 'answered': 1}, wrong={'wrong': 1},
+        foreign={'foreign': 1}, dies={'died': 1}, hangs={'hung': 1})
     assert len(bad) == 5 and 'SIGABRT' in ' '.join(bad) and 'KeyError' in ' '.join(bad), bad

@@ -1,11 +1,12 @@
 "Each kind of bad input is refused with its reason, and the next call answers as before."
-import io, zlib
+import io, struct, time, zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import fastai_deploy as fd
+from fastai_deploy.images import MAX_PIXELS, open_image
 
 
 def jpeg(size=(40, 30)):
@@ -24,12 +25,52 @@ def png_header(width, height):
     return bytes(data)
 
 
+def scans(n):
+    "A progressive JPEG of `n` scans."
+    out = io.BytesIO()
+    Image.new('RGB', (2000, 2000)).save(out, 'jpeg', progressive=True)
+    *rest, last = out.getvalue()[:-2].split(b'\xff\xda')
+    return b'\xff\xda'.join([*rest, *[last]*(n - len(rest) + 1)]) + b'\xff\xd9'
+
+
+def shared_tags(n=20_000):
+    "A TIFF of `n` tags at one place of 100 KB: 2 GB in Pillow's memory."
+    tags = b''.join(struct.pack('<HHII', 700 + i, 7, 100_000, 8) for i in range(n))
+    return b'II*\0' + struct.pack('<I', 100_008) + bytes(100_000) + struct.pack('<H', n) + tags + bytes(4)
+
+
+def runs():
+    "A BMP of 50 million pixels in one row, run lengths that say 255 rows of nothing: 12 GB in Pillow's memory."
+    head = struct.pack('<IiiHHIIiiII', 40, 50_000_000, 1, 1, 8, 1, 4, 0, 0, 2, 0)
+    return b'BM' + struct.pack('<IHHI', 66, 0, 0, 62) + head + bytes(8) + b'\0\2\0\xff'
+
+
+def chunks(n=600_000):
+    "A PNG with `n` empty chunks in it."
+    out = io.BytesIO()
+    Image.new('L', (9, 9)).save(out, 'png')
+    data, empty = out.getvalue(), bytes(4) + b'prVt' + struct.pack('>I', zlib.crc32(b'prVt'))
+    return data[:33] + empty*n + data[33:]
+
+
+def saved(kind):
+    out = io.BytesIO()
+    Image.new('RGB', (48, 32)).save(out, kind)
+    return out.getvalue()
+
+
 BAD = {
     'garbage': (b'\x00\x01garbage'*99, 'not a picture'), 'empty': (b'', 'empty'),
     'truncated': (jpeg((200, 200))[:2000], 'truncated'), 'no such file': ('nowhere/cat.jpg', 'no such file'),
     'folder': ('.', 'a directory'), 'nothing': (None, 'not a path'), 'number': (3, 'not a path'),
     'floats': (np.zeros((9, 9, 3), np.float32), 'float32'), 'channels first': (np.zeros((3, 9, 9), np.uint8), 'shape'),
     'bomb': (png_header(60_000, 60_000), 'max_pixels'), 'text file': (io.StringIO('text'), 'text'),
+    'scans': (scans(4000), 'more than 100 scans'),
+    'scans, lazily': (Image.open(io.BytesIO(scans(4000))), 'more than 100'),
+    'shared tags': (shared_tags(), 'tags of'), 'run lengths': (runs(), 'run lengths'),
+    'chunks': (chunks(), 'small pieces'),
+    'comments': (b'P2 9 9 255\n' + b'#\n'*500_000, 'comments'), 'icon': (saved('ICO'), "ICO.*formats="),
+    'JPEG2000': (saved('JPEG2000'), "JPEG2000.*formats="), 'Targa': (saved('TGA'), 'formats=None'),
 }
 
 
@@ -53,3 +94,27 @@ def test_batch(model):
     answers = model.predict_batch([good, *bad, good], batch_size=4, progress=False)
     assert [isinstance(a, fd.ImageError) for a in answers] == [False, *[True]*len(bad), False]
     assert answers[0].label == answers[-1].label == model.predict(good).label
+
+
+@pytest.mark.parametrize('kind', ['scans', 'shared tags', 'run lengths', 'chunks', 'comments'])
+def test_at_once(kind):
+    "What would take long is refused before it does."
+    start = time.process_time()
+    with pytest.raises(fd.ImageError): open_image(BAD[kind][0])
+    assert time.process_time() - start < 1
+
+
+def test_real_photos_have_room():
+    "Progressive JPEGs, a TIFF in strips and a large PNG are as before."
+    im = Image.effect_noise((3000, 1000), 90).convert('RGB')
+    for kind, kw in (('jpeg', dict(progressive=True)), ('mpo', {}), ('tiff', {}), ('png', {}), ('ppm', {})):
+        out = io.BytesIO()
+        im.save(out, kind, **kw)
+        np.testing.assert_array_equal(open_image(out), Image.open(out).convert('RGB'))
+
+
+@pytest.mark.parametrize('kw', [dict(max_pixels=0), dict(max_pixels=MAX_PIXELS + 1), dict(max_pixels=1e6),
+                                dict(formats=('JPG',)), dict(formats=('EPS',))])
+def test_wrong_limits(kw):
+    with pytest.raises(fd.UnsupportedError, match=next(iter(kw))) as e: open_image(jpeg(), **kw)
+    assert '\n' not in str(e.value)

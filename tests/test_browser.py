@@ -122,6 +122,14 @@ def test_twin(browser, twin, picture):
     shot(tab, 'twin')
     tab.close()
 
+def half_red(folder):
+    "An image that is left red and right blue."
+    from PIL import Image
+    half = Image.new('RGB', (60, 80), (220, 0, 0))
+    half.paste((0, 0, 120), (30, 0, 60, 80))
+    half.save(folder/'half.png')
+    return folder/'half.png'
+
 @pytest.mark.parametrize('width', [1280, 390], ids=['desk', 'phone'])
 @pytest.mark.parametrize('task,there', [
     ('multilabel', "#ours :text('✓ red')"), ('regression', "#ours :text('0.4314')"),
@@ -129,16 +137,12 @@ def test_twin(browser, twin, picture):
     ('image_to_image', '#ours .image-frame img')])
 def test_tasks(browser, tmp_path, task, there, width):
     "The answer of each task is shown, and fits the screen."
-    import fastai_deploy as fd
-    from PIL import Image
     from test_cli import toy
-    half = Image.new('RGB', (60, 80), (220, 0, 0))
-    half.paste((0, 0, 120), (30, 0, 60, 80))
-    half.save(tmp_path/'half.png')
+    half = half_red(tmp_path)
     bundle = toy(tmp_path/task, task, **(dict(threshold=.55) if task == 'multilabel' else {}))
     with served(bundle) as page:
         tab = visit(browser, page, width)
-        tab.set_input_files(UPLOAD, tmp_path/'half.png')
+        tab.set_input_files(UPLOAD, half)
         tab.locator(there).first.wait_for(timeout=30_000)
         shot(tab, f'{task}-{width}')
         assert tab.evaluate('document.documentElement.scrollWidth') <= width and tab.faults == []
@@ -170,22 +174,22 @@ def names(digits_learner):
     yield
     digits_learner.dls.vocab.items = kept
 
-@pytest.mark.parametrize('width', [1280, 390, 320])
-def test_long_names(browser, names, digits_learner, picture, tmp_path, width):
+def test_long_names(browser, names, digits_learner, picture, tmp_path):
     "Long names are broken where they must be; what is wider than a phone scrolls in its own box."
     bundle = renamed(tmp_path/'long', digits_learner, LONG, picture, 'resnet18')
+    texts = f'#headline bdi, {RESULT}, #ours dt, #theirs dt, #difference bdi, #proof p'
     with served(bundle, digits_learner) as page:
-        tab = visit(browser, page, width)
-        tab.set_input_files(UPLOAD, picture)
-        assert shown(tab)[0] == LONG[3]
-        tab.get_by_text('The proof').click()
-        tab.locator('#proof table').wait_for()
-        shot(tab, f'long-{width}')
-        assert tab.evaluate('document.documentElement.scrollWidth') <= width
-        texts = f'#headline bdi, {RESULT}, #ours dt, #theirs dt, #difference bdi, #proof p'
-        assert tab.locator(texts).count() > 16 and tab.eval_on_selector_all(texts, FITS)
-        assert tab.eval_on_selector('#proof .scroll', 'e => e.scrollWidth > e.clientWidth') and tab.faults == []
-        tab.close()
+        for width in 1280, 390, 320:
+            tab = visit(browser, page, width)
+            tab.set_input_files(UPLOAD, picture)
+            assert shown(tab)[0] == LONG[3]
+            tab.get_by_text('The proof').click()
+            tab.locator('#proof table').wait_for()
+            shot(tab, f'long-{width}')
+            assert tab.evaluate('document.documentElement.scrollWidth') <= width
+            assert tab.locator(texts).count() > 16 and tab.eval_on_selector_all(texts, FITS)
+            assert tab.eval_on_selector('#proof .scroll', 'e => e.scrollWidth > e.clientWidth') and tab.faults == []
+            tab.close()
 
 def test_names_are_text(browser, names, digits_learner, picture, tmp_path):
     "Names that are HTML or Markdown are shown as they are written, everywhere, and nothing is fetched for them."
@@ -214,16 +218,18 @@ def test_names_are_text(browser, names, digits_learner, picture, tmp_path):
 def test_legend_is_text(browser, tmp_path):
     "The names of a mask's classes, too."
     from fastai_deploy.bundle import open_bundle, vocab_text, write_bundle
-    from PIL import Image
     from test_cli import toy
-    Image.new('RGB', (60, 80), (220, 0, 0)).save(tmp_path/'red.png')
+    half = half_red(tmp_path)
     bundle = open_bundle(toy(tmp_path/'mask', 'segmentation'))
-    files = {n: bundle.read(n) for n in bundle.spec.files} | {'vocab.txt': vocab_text([BAD[0], BAD[7], LONG[1]]).encode()}
+    files = {n: bundle.read(n) for n in bundle.spec.files}
+    files['vocab.txt'] = vocab_text([BAD[0], BAD[7], LONG[1]*2]).encode()
     with served(write_bundle(bundle.path, bundle.spec, files, overwrite=True), description='*My* masks') as page:
         tab = visit(browser, page, 320)
         assert (tab.title(), tab.locator('#description em').inner_text()) == ('mask', 'My')
-        tab.set_input_files(UPLOAD, tmp_path/'red.png')
+        tab.set_input_files(UPLOAD, half)
         tab.get_by_role('button', name=BAD[0]).wait_for()
         shot(tab, 'legend')
+        assert tab.locator('#ours .legend button').all_inner_texts() == [BAD[0], LONG[1]*2]
+        assert tab.eval_on_selector_all('#ours .legend button', FITS)
         assert tab.hosts == {page.local_url.rstrip('/')} and tab.faults == []
         tab.close()

@@ -63,6 +63,11 @@ def more(root, n, exp, text=''):
     nb(root/'nbs'/f'{n:02}_{exp}.ipynb', exp=f'#| default_exp {exp}')
     module(root, text, exp)
 
+def lettered(root):
+    "A notebook 00a comes after 00."
+    more(root, 0, 'bb')
+    (root/'nbs'/'00_bb.ipynb').rename(root/'nbs'/'00a_bb.ipynb')
+
 PNG = base64.b64encode(bytes(50_000)).decode()
 BROKEN = {
     'no id': ('ids', lambda p: again(p, test=code('1', id=''))),
@@ -93,6 +98,7 @@ BROKEN = {
     'orphan module': ('orphans', lambda p: module(p, 'x = 1', 'lost')),
     'module missing': ('orphans', lambda p: (p/'fastai_deploy'/'aa.py').unlink()),
     'upward': ('downward', lambda p: (more(p, 1, 'bb'), module(p, 'from .bb import x'))),
+    'upward, a letter': ('downward', lambda p: (lettered(p), module(p, 'from .bb import x'))),
     'upward, absolute': ('downward', lambda p: (more(p, 1, 'bb'), module(p, 'from fastai_deploy.bb import x'))),
     'torch on the run side': ('downward', lambda p: module(p, 'import torch.nn as nn')),
     'torch there, lazily': ('downward', lambda p: module(p, 'def f():\n    import torch\n    return torch')),

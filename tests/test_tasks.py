@@ -1,5 +1,5 @@
 "Every task, and whatever fastai lets you do to a Learner: the same bundle, or a refusal; and a proof that can fail."
-import json, os, subprocess, sys, warnings
+import json, os, re, subprocess, sys, warnings
 from functools import partial
 
 import numpy as np
@@ -313,3 +313,50 @@ def test_opaque_says_so(files, tmp_path):
         bundle = fd.export(learn, tmp_path/'b', goldens=2, progress=False)
     assert any('weights.safetensors' in str(o.message) for o in said)
     assert fd.verify(bundle, learn, valid_items(learn, 5), progress=False).ok
+
+# --- names given at the export, and what is left out
+
+NAMES = dict(multilabel={'even': 'gerade', 'big': 'groß'}, segmentation={'ink': 'Tinte'}, classification={'six': 'sechs'})
+
+@pytest.mark.parametrize('task', NAMES)
+def test_names(tasks, task, tmp_path):
+    "The bundle says the new names, the proof still compares with what fastai says, with and without the Learner."
+    learn, bundle = tasks(task)
+    names, items = NAMES[task], valid_items(learn, 6)
+    new = fd.export(learn, tmp_path/'new', goldens=3, names=names, progress=False)
+    old, model = fd.load(bundle), fd.load(new)
+    assert model.vocab == [names.get(o, o) for o in old.vocab] and model.spec.output.names == names
+    assert fd.verify(new, learn, items).ok and fd.verify(new).ok
+    for x in items:
+        a, b = old.predict(x), model.predict(x)
+        np.testing.assert_array_equal(a.decided, b.decided)
+        if task == 'classification': assert b.label == names.get(a.label, a.label)
+        if task == 'multilabel': assert b.labels == [names.get(o, o) for o in a.labels]
+
+def test_names_are_proven(tasks, tmp_path):
+    "A bundle whose names do not belong to the classes is not the Learner's."
+    learn, _ = tasks('classification')
+    b = open_bundle(fd.export(learn, tmp_path/'b', goldens=2, names={'six': 'sechs'}, progress=False))
+    b.spec.output.names = {'six': 'sieben'}
+    write_bundle(tmp_path/'c', b.spec, {n: b.read(n) for n in b.spec.files})
+    six = [x for x in valid_items(learn) if learn.predict(x)[0] == 'six'][:1]
+    with pytest.raises(fd.ParityError, match='answers differ'): fd.verify(tmp_path/'c', learn, six, store=False)
+    with pytest.raises(fd.UnsupportedError, match='none at all'):
+        fd.export(tasks('regression')[0], tmp_path/'d', names={'six': 'sechs'}, progress=False)
+
+def test_less(tasks, tmp_path):
+    "Weights, goldens and pixels.onnx are left out if asked; the rest is proven and works."
+    learn, _ = tasks('classification')
+    less = fd.export(learn, tmp_path/'b', goldens=False, weights=False, pixels=False, progress=False)
+    assert {*open_bundle(less).spec.files} == {'model.onnx', 'vocab.txt', 'parity.json'}
+    assert fd.load(less).predict(valid_items(learn, 1)[0]).label in learn.dls.vocab
+    assert fd.verify(less, learn, valid_items(learn, 3)).ok
+    with pytest.raises(fd.ParityError, match='no goldens'): fd.verify(less)
+
+def test_says_what_travels(tasks, tmp_path):
+    "How many of one's images are in a bundle, from where, and how to choose others."
+    learn, said = tasks('classification')[0], []
+    fd.export(learn, tmp_path/'a', goldens=2, progress=said.append)
+    assert re.search(r'2 of your images travel .*\(from \S*digits, up to \d+x\d+ pixels\).*goldens=\[paths\]', said[-1]), said
+    fd.export(learn, tmp_path/'b', goldens=0, progress=said.append)
+    assert 'of your images' not in said[-1]

@@ -149,7 +149,8 @@ def one_home(root):
     taken = TORCH_SIDE | FASTAI | {'gradio', 'nbdev', 'pytest', 'jsonschema', 'matplotlib', 'sklearn'}
     return ([f'two notebooks write {m}.py' for m in sorted({m for m in mods if mods.count(m) > 1})]
             + [f'module {m} is named like a package' for m in mods if m in taken]
-            + [f'{p.name} is named like a package' for p in notebooks(root) if re.sub(r'^\d+[a-z]?_', '', p.stem) in taken])
+            + [f'{p.name} is named like a package' for p in notebooks(root)
+               if re.sub(r'^\d+[a-z]?_', '', p.stem) in taken])
 
 def orphans(root):
     "Every module comes from a notebook, and every notebook's module is there."

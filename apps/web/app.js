@@ -85,9 +85,9 @@ function showAnswer({ answer, width, height, ms }) {
   if (rows.length) $('top').setAttribute('aria-label', called)
   if (draw) {
     $('under').src = $('picture').src
+    $('drawing').hidden = false
     draw(answer, width, height)
     $('drawn').setAttribute('aria-label', `The picture, with the answer drawn: ${$('status').textContent}`)
-    $('drawing').hidden = false
   }
   $('detail').textContent = `${width} × ${height} pixels, ${Math.round(ms)} ms`
 }
@@ -172,7 +172,7 @@ function onPicture(width, height) {
 
 function drawPoints({ points }, width, height) {
   const { context, scale } = onPicture(width, height)
-  const r = Math.max(context.canvas.width, context.canvas.height) / 60
+  const r = 5 * context.canvas.width / Math.max(1, context.canvas.clientWidth) // 5 pixels of the screen
   Object.assign(context, { lineWidth: r / 3, font: `600 ${2.2 * r}px system-ui, sans-serif`, lineJoin: 'round' })
   points.forEach((point, i) => {
     const [x, y] = point.map((v, k) => v * scale[k])

@@ -37,7 +37,7 @@ for (const name of fail ? [] : readdirSync(dir).sort()) {
       if (!response.ok) throw new Error('cannot be read')
       const { rgb, width, height } = await core.decode(await response.blob(), bundle.maxPixels)
       await fetch('/' + url, { method: 'POST', body: new Blob([`P6\n${width} ${height}\n255\n`, rgb]) })
-      const { mask, image, window, shares, ...answer } = await core.predict(bundle, { rgb, width, height })
+      const { mask, image, channels, window, shares, ...answer } = await core.predict(bundle, { rgb, width, height })
       if (shares) answer.shares = Object.fromEntries(shares.map(c => [c.label, c.share]))
       const short = (_, value) => typeof value === 'number' ? Number(value.toPrecision(9)) : value // a float32's digits
       if (answer.top) answer.top = answer.top.map(({ label, prob }) => ({ label, prob }))

@@ -1,6 +1,8 @@
 "Hostile bundles: zips, folders, bundle.json and the files that it names, each spoilt in its own way."
 import contextlib, copy, hashlib, io, json, os, random, shutil, socket, struct, warnings, zipfile
+from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -11,8 +13,10 @@ from fastai_deploy.parity import Parity, read_goldens
 from fastai_deploy.runtime import replay
 from toy import TASKS, photo, toy
 
-VALUES = [None, True, False, 0, 1, -1, 3, 255, 2**31, 2**53, 10**16, 10**400, 1.5, -0., 5e-324, 1e39, 1e308, float('nan'),
-          float('inf'), '', '1', 'x'*3000, 'a\nb', '\x1b[31m', '\u202e', '\ud800', 'softmax', 'points', '../x', [], {}, [[]],
+VALUES = [None, True, False, 0, 1, -1, 3, 255, 2**31, 2**53, 10**16, 10**400, 1.5, -0., 5e-324, 1e39, 1e308,
+          float('nan'),
+          float('inf'), '', '1', 'x'*3000, 'a\nb', '\x1b[31m', '\u202e', '\ud800', 'softmax', 'points', '../x', [], {},
+          [[]],
           [None], ['a'], [1]*2000, [0, 0], [1, 2, 3], {'op': 'resize'}, {'a': {'b': [1]}}]
 
 # --- a bundle to spoil
@@ -55,7 +59,8 @@ def spoilt(rng, data, most=8):
 def places(x, path=()):
     "The path of every value in a JSON value."
     yield path
-    for k, v in x.items() if isinstance(x, dict) else enumerate(x) if isinstance(x, list) else (): yield from places(v, (*path, k))
+    inner = x.items() if isinstance(x, dict) else enumerate(x) if isinstance(x, list) else ()
+    for k, v in inner: yield from places(v, (*path, k))
 
 def changed(rng, x):
     "A JSON value with one to three places changed, swapped, deleted or doubled."
@@ -86,11 +91,16 @@ def strange_text(rng, text):
         lambda: b'['*deep, lambda: b'['*deep + b']'*deep, lambda: b'{"a":'*deep + b'1' + b'}'*deep,
         lambda: text.replace(b'true', b'['*deep + b']'*deep), lambda: b'1'*rng.choice([5, 4301, 10**6]),
         lambda: text.replace(b'1', b'1'*rng.choice([17, 5000]), 1), lambda: text.replace(b'0', b'1e400', 1),
-        lambda: text.replace(b'1', b'NaN', 1), lambda: text.replace(b'1', b'-Infinity', 1), lambda: b'\xef\xbb\xbf' + text,
-        lambda: text.decode().encode('utf-16'), lambda: text.decode().encode('utf-32'), lambda: text[:rng.randrange(len(text))],
-        lambda: text + text, lambda: text.replace(b'a', b'\xff', 1), lambda: text.replace(b'a', b'\\ud800', 1), lambda: b'',
-        lambda: b'null', lambda: b'[]', lambda: b'{}', lambda: b'"x"', lambda: b'\0'*1000, lambda: b'[{}' + b',{}'*500_000 + b']',
-        lambda: text.replace(b'{', b'{"format":"fastai_deploy/1",', 1), lambda: spoilt(rng, text), lambda: spoilt(rng, text, 1)])()
+        lambda: text.replace(b'1', b'NaN', 1), lambda: text.replace(b'1', b'-Infinity', 1),
+        lambda: b'\xef\xbb\xbf' + text,
+        lambda: text.decode().encode('utf-16'), lambda: text.decode().encode('utf-32'),
+        lambda: text[:rng.randrange(len(text))],
+        lambda: text + text, lambda: text.replace(b'a', b'\xff', 1), lambda: text.replace(b'a', b'\\ud800', 1),
+        lambda: b'',
+        lambda: b'null', lambda: b'[]', lambda: b'{}', lambda: b'"x"', lambda: b'\0'*1000,
+        lambda: b'[{}' + b',{}'*500_000 + b']',
+        lambda: text.replace(b'{', b'{"format":"fastai_deploy/1",', 1), lambda: spoilt(rng, text), lambda: spoilt(rng,
+            text, 1)])()
 
 # --- zips: each takes (rng, files, folder) and gives a path
 
@@ -114,7 +124,8 @@ def zip_forged(rng, f, to):
     for _ in range(rng.randint(1, 3)):
         at = rng.choice(entries)
         off, size = rng.choice([(6, 2), (8, 2), (10, 2), (16, 4), (20, 4), (24, 4), (28, 2), (30, 2), (32, 2), (42, 4)])
-        if rng.random() < .2: at, off, size = data.rindex(b'PK\5\6'), *rng.choice([(8, 2), (10, 2), (12, 4), (16, 4), (20, 2)])
+        if rng.random() < .2:
+            at, (off, size) = data.rindex(b'PK\5\6'), rng.choice([(8, 2), (10, 2), (12, 4), (16, 4), (20, 2)])
         value = rng.choice([0, 1, 2, 7, 9, 12, 14, 255, 2**16-1, 2**31, 2**32-1, rng.randrange(2**32)]) % 256**size
         data[at+off:at+off+size] = value.to_bytes(size, 'little')
     p.write_bytes(data)
@@ -131,22 +142,22 @@ def zip_overlapping(rng, f, to):
     return p
 
 def zip_many(rng, f, to):
-    files = {**f.sealed(), **{f'{i}': b'' for i in range(rng.choice([1000, 20_000]))}}
+    files = {**f.sealed(), **{f'{i}': b'' for i in range(rng.choice([1000, 5000]))}}
     return zip_of(files, to/'z.zip')
 
 def zip_copies(rng, f, to):
     "A list of contents that names one entry again and again."
     p = zip_of(f.sealed(), to/'z.zip')
     with zipfile.ZipFile(p, 'a') as z:
-        z.filelist += [z.filelist[-1]]*rng.choice([1, 50_000, 200_000])
+        z.filelist += [z.filelist[-1]]*rng.choice([1, 5000, 80_000])
         z._didModify = True
     return p
 
 def zip_bomb(rng, f, to):
     name = rng.choice([*f, 'bundle.json'])
-    if name != 'bundle.json': f[name] = bytes(rng.choice([900_000, 10_000_000, 80_000_000]))
+    if name != 'bundle.json': f[name] = bytes(rng.choice([900_000, 10_000_000, 30_000_000]))
     files = f.sealed()
-    if name == 'bundle.json': files[name] += b' '*rng.choice([900_000, 15_000_000, 40_000_000])
+    if name == 'bundle.json': files[name] += b' '*rng.choice([900_000, 15_000_000, 20_000_000])
     return zip_of(files, to/'z.zip', 8)
 
 def zip_nested(rng, f, to):
@@ -154,9 +165,11 @@ def zip_nested(rng, f, to):
     files = f.sealed() if rng.random() < .5 else {}
     return zip_of({**files, rng.choice(['bundle.zip', 'bundle.json', 'model.onnx']): inner}, to/'z.zip')
 
-NAMES = ['../x', '../../bundle.json', '/etc/passwd', '/bundle.json', 'C:\\x', 'golden\\0.png', 'model.onnx\0x', 'MODEL.ONNX',
+NAMES = ['../x', '../../bundle.json', '/etc/passwd', '/bundle.json', 'C:\\x', 'golden\\0.png', 'model.onnx\0x',
+         'MODEL.ONNX',
          'Bundle.json', './model.onnx', 'golden/../model.onnx', 'golden//0.png', '__MACOSX/._bundle.json', '.DS_Store',
-         'é'*100, 'x'*60_000, 'CON', 'a/b/c/d/bundle.json', 'other/bundle.json', '\n', '\x1b[31m', '__MACOSX/bundle.json']
+         'é'*100, 'x'*60_000, 'CON', 'a/b/c/d/bundle.json', 'other/bundle.json', '\n', '\x1b[31m',
+         '__MACOSX/bundle.json']
 
 def zip_names(rng, f, to):
     files = list(f.sealed().items())
@@ -179,7 +192,8 @@ def zip_flags(rng, f, to):
         for sign, off in ((b'PK\1\2', 8), (b'PK\3\4', 6)):
             if data[i:i+4] != sign or rng.random() < .3: continue
             at = i + off + rng.choice([-2, 0, 0, 0, 2])
-            struct.pack_into('<H', data, at, struct.unpack_from('<H', data, at)[0] ^ rng.choice([1, 8, 32, 64, 0x800, 97]))
+            struct.pack_into('<H', data, at, struct.unpack_from('<H', data, at)[0] ^ rng.choice([1, 8, 32, 64, 0x800,
+                97]))
     p.write_bytes(data)
     return p
 
@@ -189,8 +203,10 @@ def zip_more(rng, f, to):
     data = p.read_bytes()
     p.write_bytes(rng.choice([
         lambda: rng.randbytes(99) + data, lambda: data + rng.randbytes(99), lambda: data[:rng.randrange(len(data))],
-        lambda: data[:-2] + b'\xff\xff' + bytes(65535), lambda: data + data, lambda: b'', lambda: b'PK', lambda: b'PK\5\6' + bytes(18),
-        lambda: b'PK\5\6' + b'\xff'*18, lambda: bytes(10**6), lambda: b'PK\6\6' + b'\xff'*52 + b'PK\6\7' + bytes(16) + b'PK\5\6' + b'\xff'*18])())
+        lambda: data[:-2] + b'\xff\xff' + bytes(65535), lambda: data + data, lambda: b'', lambda: b'PK',
+        lambda: b'PK\5\6' + bytes(18),
+        lambda: b'PK\5\6' + b'\xff'*18, lambda: bytes(10**6),
+        lambda: b'PK\6\6' + b'\xff'*52 + b'PK\6\7' + bytes(16) + b'PK\5\6' + b'\xff'*18])())
     return p
 
 # --- folders
@@ -220,11 +236,13 @@ def _outside(rng, p, to):
     p.symlink_to(to/'outside')
 
 PLACES = [
-    ('missing', lambda rng, p, to: None), ('a folder', lambda rng, p, to: p.mkdir()), ('empty', lambda rng, p, to: p.write_bytes(b'')),
+    ('missing', lambda rng, p, to: None), ('a folder', lambda rng, p, to: p.mkdir()), ('empty', lambda rng, p,
+        to: p.write_bytes(b'')),
     ('sparse', _sparse)]
 if os.name == 'posix': PLACES += [
     ('a FIFO', lambda rng, p, to: os.mkfifo(p)), ('a socket', _socket), ('a link out', _outside),
-    ('a link to a device', lambda rng, p, to: p.symlink_to(rng.choice(['/dev/zero', '/dev/random', '/dev/tty', '/dev/null', '/proc/self/mem']))),
+    ('a link to a device', lambda rng, p, to: p.symlink_to(rng.choice(['/dev/zero', '/dev/random', '/dev/tty',
+        '/dev/null', '/proc/self/mem']))),
     ('a link to itself', lambda rng, p, to: p.symlink_to(p)),
     ('a link into a file', lambda rng, p, to: p.symlink_to('/etc/passwd/x')),
     ('no permission', lambda rng, p, to: (p.write_bytes(b'x'), p.chmod(0)))]
@@ -255,7 +273,7 @@ def folder_golden(rng, f, to):
 
 def folder_sparse(rng, f, to):
     "A file that is as large as bundle.json says, and takes no place on the disk."
-    name, size = rng.choice([*f]), rng.choice([10**7, 10**9, 10**10, 10**12, 2**40])
+    name, size = rng.choice([*f]), rng.choice([10**7, 10**8, 10**10, 10**12, 2**40])
     files = f.sealed()
     f.spec['files'][name]['bytes'] = size
     files['bundle.json'] = f.text().encode()
@@ -280,7 +298,8 @@ def hub(rng, f, to):
 
 def no_bundle(rng, f, to):
     (to/'fifo').exists() or os.name != 'posix' or os.mkfifo(to/'fifo')
-    return rng.choice(['/', '/proc', '/dev', '/dev/zero', '/dev/stdin', '', '.', 'a\0b', 'x'*300, '\ud800', str(Path.home()), to/'fifo', to, __file__])
+    return rng.choice(['/', '/proc', '/dev', '/dev/zero', '/dev/stdin', '', '.', 'a\0b', 'x'*300, '\ud800',
+                       str(Path.home()), to/'fifo', to, __file__])
 
 # --- bundle.json and the files that it names, with the right hashes
 
@@ -298,7 +317,7 @@ def spec_text(rng, f, to):
 def spec_long(rng, f, to):
     f.sealed()
     stage = rng.choice(['item', 'batch'])
-    f.spec[stage] = f.spec[stage][:1]*rng.choice([50, 2000, 30_000])
+    f.spec[stage] = f.spec[stage][:1]*rng.choice([50, 2000, 10_000])
     return folder_of({**f, 'bundle.json': f.text().encode()}, to/'d')
 
 def _resealed(name, change):
@@ -310,18 +329,22 @@ def _resealed(name, change):
 def changed_json(rng, data): return json.dumps(changed(rng, json.loads(data))).encode('utf-8', 'surrogatepass')
 
 def strange_vocab(rng, data):
-    return rng.choice([b'', b'\n'*5, b'a\n'*5, b'a\r\nb\rc\nd\ne\n', b'\xff'*9, b'\0\n'*5, 'é\u2028\n\u202e\n\x1b[31m\n=1+1\n<b>\n'.encode(),
+    return rng.choice([b'', b'\n'*5, b'a\n'*5, b'a\r\nb\rc\nd\ne\n', b'\xff'*9, b'\0\n'*5,
+                       'é\u2028\n\u202e\n\x1b[31m\n=1+1\n<b>\n'.encode(),
                        data[:-1], data+b'\n', data*100_000, 'é'.encode('utf-16')])
 
 CLASSES = {f'zip: {o.__name__[4:]}': o for o in (
-    zip_bytes, zip_contents, zip_forged, zip_overlapping, zip_many, zip_copies, zip_bomb, zip_nested, zip_names, zip_methods, zip_flags, zip_more)}
+    zip_bytes, zip_contents, zip_forged, zip_overlapping, zip_many, zip_copies, zip_bomb, zip_nested, zip_names,
+    zip_methods, zip_flags, zip_more)}
 CLASSES |= {f'folder: {n}': o for n, o in (_in_place(*p) for p in PLACES)}
 CLASSES |= {'folder: bytes': folder_bytes, 'folder: other files': folder_more, 'folder: golden/': folder_golden,
             'folder: sparse, as declared': folder_sparse, 'folder: Hub': hub, 'no bundle': no_bundle}
+CLASSES['sound'] = lambda rng, f, to: rng.choice([folder_of, zip_of])(f.sealed(), to/'d')
 for _ in 'abc': CLASSES |= {f'bundle.json: values {_}': spec_values}
 CLASSES |= {
     'bundle.json: text': spec_text, 'bundle.json: long': spec_long,
-    'golden.json: values': _resealed('golden/golden.json', changed_json), 'golden.json: text': _resealed('golden/golden.json', strange_text),
+    'golden.json: values': _resealed('golden/golden.json', changed_json),
+    'golden.json: text': _resealed('golden/golden.json', strange_text),
     'golden.png': _resealed('golden/0.png', spoilt), 'parity.json: values': _resealed('parity.json', changed_json),
     'parity.json: text': _resealed('parity.json', strange_text), 'vocab.txt': _resealed('vocab.txt', strange_vocab)}
 
@@ -363,22 +386,20 @@ def attack(case, folder):
         p = refused(Parity.from_json, b.read('parity.json')) if 'parity.json' in b else None
         if p: p.table(); p.to_json(); refused(p.check)
         b.close()
-    if name != 'no bundle': opened = info(path), info(path, '--json')
+    info(path), info(path, '--json')
     model = refused(fd.load, path)
     if not model: return 'refused'
-    if model.goldens(): refused(lambda: replay(model).check())
-    text = lambda spec: {k: v for k, v in json.loads(spec.to_json()).items() if k not in ('made_by', 'net', 'pixels', 'files')}
+    if refused(model.goldens): refused(lambda: replay(model).check())
+    text = lambda spec: {k: v for k, v in json.loads(spec.to_json()).items() if k not in ('made_by', 'net', 'pixels',
+        'files')}
     p = model.predict(photo(7))
     assert str(p) and json.dumps(p.to_dict())
     spec, files = toy(task)
     if model.bundle.read('model.onnx') == files['model.onnx'] and text(spec) == text(model.spec):
-        with contextlib.nullcontext() as _: want = _sound(task)
-        assert np.array_equal(answer(model), want), 'another answer'
+        assert np.array_equal(answer(model), sound(task)), 'another answer'
     return 'opened'
 
-def _sound(task, known={}):
+@lru_cache
+def sound(task):
     "What the sound bundle answers."
-    if task not in known:
-        from tempfile import TemporaryDirectory
-        with TemporaryDirectory() as tmp: known[task] = answer(fd.load(folder_of(Files(task).sealed(), Path(tmp)/'d')))
-    return known[task]
+    with TemporaryDirectory() as tmp: return answer(fd.load(folder_of(Files(task).sealed(), Path(tmp)/'d')))

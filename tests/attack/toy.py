@@ -18,7 +18,8 @@ from fastai_deploy.spec import Input, Output, Spec, class_tasks
 TASKS = dict(classification=('softmax', 'probs', [5]), multilabel=('sigmoid', 'probs', [5]),
              regression=('identity', 'values', [2]), points=('identity', 'points', [4]),
              segmentation=('softmax', 'probs', [4, 16, 12]), image_to_image=('identity', 'pixels', [3, 16, 12]))
-ACTS = dict(softmax=lambda x, y: h.make_node('Softmax', [x], [y], axis=1), sigmoid=lambda x, y: h.make_node('Sigmoid', [x], [y]),
+ACTS = dict(softmax=lambda x, y: h.make_node('Softmax', [x], [y], axis=1), sigmoid=lambda x, y: h.make_node('Sigmoid',
+    [x], [y]),
             identity=lambda x, y: h.make_node('Identity', [x], [y]))
 
 def graph(task):
@@ -28,7 +29,8 @@ def graph(task):
     const = lambda n, a: numpy_helper.from_array(np.asarray(a, np.float32), n)
     nodes = [h.make_node('Cast', ['image'], ['float'], to=T.FLOAT), h.make_node('Div', ['float', 'div'], ['net_input'])]
     if len(shape) == 3: nodes += [h.make_node('Conv', ['net_input', 'w'], ['logits'])]
-    else: nodes += [h.make_node('GlobalAveragePool', ['net_input'], ['mean']), h.make_node('Flatten', ['mean'], ['flat']),
+    else: nodes += [h.make_node('GlobalAveragePool', ['net_input'], ['mean']), h.make_node('Flatten', ['mean'],
+        ['flat']),
                     h.make_node('Gemm', ['flat', 'w'], ['logits'], transB=1)]
     g = h.make_graph([*nodes, ACTS[act]('logits', name)], 'toy',
                      [h.make_tensor_value_info('image', T.UINT8, ['N', 3, 16, 12])],
@@ -63,7 +65,8 @@ def proof(folder):
 def toy(task='classification'):
     "(spec, files) of a bundle whose proof holds."
     act, name, shape = TASKS[task]
-    item = dict(op='resize', size=[16, 12], method='crop', pad_mode='reflection', resample='bilinear', order='horizontal')
+    item = dict(op='resize', size=[16, 12], method='crop', pad_mode='reflection', resample='bilinear',
+                order='horizontal')
     batch = [dict(op='int_to_float', div=255.), dict(op='normalize', mean=[0.]*3, std=[1.]*3)]
     spec = Spec(Input([16, 12]), [item], batch, dict(source='opaque', why='a toy'),
                 Output(shape, act, name, threshold=.5 if task == 'multilabel' else None), task=task)
