@@ -222,6 +222,7 @@ def main():
     a = p.parse_args()
     if a.table and a.names: p.error('the table is of all programs: name none')
     warnings.filterwarnings('ignore', category=FutureWarning)   # torch's, about itself
+    warnings.filterwarnings('ignore', message='the net is exported as it is')
     from fastai_deploy.apps import _folder, app_names
     t, rows, failed, skipped, pets = time.time(), [], [], [], sorted(PETS.glob('*.jpg'))
     with tempfile.TemporaryDirectory(prefix='apps-') as tmp:

@@ -124,8 +124,8 @@ void mask() {
     Answer answer;
     answer.pixels = {0, 1, 1, 0};
     answer.height = answer.width = 2;
-    answer.window = {-1, 1, 4, 2};
-    expect(original_mask(answer, 4, 2) == Bytes{255, 0, 1, 255, 255, 1, 0, 255}, "a mask at the size of its image");
+    answer.window = {-1, 1, 3, 2};
+    expect(original_mask(answer, 4, 2) == Bytes{255, 1, 0, 255, 255, 1, 0, 255}, "a mask at the size of its image");
     answer.pixels[0] = 255;
     try {
         original_mask(answer, 4, 2);
