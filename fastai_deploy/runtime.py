@@ -68,7 +68,9 @@ def _engine_file(bundle:Bundle, engine:str)->bytes:
     "The ONNX file of an engine"
     if engine not in ('model', 'pixels'): raise FastaiDeployError(f"engine must be 'model' or 'pixels', not {engine!r}")
     if (file := f'{engine}.onnx') in bundle: return bundle.read(file)
-    raise BundleError(f"{bundle.path}: no {file} in this bundle: {bundle.spec.pixels or 'export it again'}")
+    if engine == 'model' and 'pixels.onnx' in bundle: way = "load it with engine='pixels'"
+    else: way = bundle.spec.pixels or 'export it again'
+    raise BundleError(f'{bundle.path}: no {file} in this bundle: {way}')
 
 # %% ../nbs/09_runtime.ipynb #model
 class Model:

@@ -1,7 +1,6 @@
 "What a model may be: the walk over the protobuf against its corpus, real graphs, and the exporters' own source."
 import re
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -24,20 +23,18 @@ BUILT = {(kind, name): o for kind, f in models.CLASSES.items() for name, o in f(
 
 @pytest.mark.parametrize('kind,name', BUILT)
 def test_refused(kind, name):
-    "Every model of the corpus that is built by hand, soon, in one line that names the file and the way out."
-    o, start = BUILT[kind, name], time.perf_counter()
+    "Every model of the corpus that is built by hand, in one line that names the file and the way out."
+    o = BUILT[kind, name]
     with pytest.raises(fd.BundleError) as e:
         check_model(o if isinstance(o, bytes) else o.SerializeToString(), 'model.onnx')
     assert re.fullmatch(r"model\.onnx: .+: no exporter of fastai_deploy writes that; ops='any' .+", str(e.value))
-    assert time.perf_counter() - start < 20
     assert check_model(o if isinstance(o, bytes) else o.SerializeToString(), 'model.onnx', ops='any') is None
 
 WHY = {'control flow': 'operator (Loop|Scan|SequenceConstruct|SequenceMap)|with a graph|nested more',
-       'functions': 'nested more|nodes|twice|operator f.f|instead of Relu|never called',
+       'functions': 'nested more|nodes|twice|operator f.f|instead of Relu|never called|that it needs|another number',
        'floods': r'elements|pads|strides|output_shape|hidden_size|operator (HannWindow|OneHot|CenterCropPad)|scales',
        'fatal numbers': 'by zero|blocksize|batch_dims|operator (OneHot|RoiAlign)|group 0|strides 0|dilations 0|axis|'
-                        'num_outputs|given twice|nothing gives|'
-                        'too many names'}
+                        'num_outputs|given twice|nothing gives|another number of names'}
 
 @pytest.mark.parametrize('kind', WHY)
 def test_why(kind):
@@ -95,8 +92,7 @@ def test_operators():
 
 def timm_net(name): return pytest.importorskip('timm').create_model(name, pretrained=False, num_classes=5).eval()
 
-NETS = {'convnext_atto': 64, 'mobilevit_xxs': 64, 'levit_128s': 224, 'sequencer2d_s': 224, 'ghostnet_050': 64,
-        'volo_d1_224': 224, 'gcresnext26ts': 64, 'xcit_nano_12_p16_224': 224}
+NETS = {'convnext_atto': 64, 'mobilevit_xxs': 64, 'ghostnet_050': 64}   # `make zoo` runs one of every family
 
 @pytest.mark.parametrize('name', NETS)
 def test_nets(name, tmp_path):
@@ -120,19 +116,23 @@ def test_export_tells():
 
 # --- speed
 
-def test_speed():
-    "Weights are skipped: 100 MB take no longer than none."
-    def timed(n):
+def test_weights_are_skipped():
+    "As many fields are read of 100 MB of weights as of ten numbers."
+    def read(n):
         w = onnx.numpy_helper.from_array(np.zeros(n, np.float32), 'w')
-        nodes = [h.make_node('Add', ['x', 'w'], ['y'])]
-        data = models.model(nodes, [w]).SerializeToString()
-        return min(seconds(check_model, data, 'model.onnx') for _ in range(3))
-    assert timed(25_000_000) < timed(10) + .05
+        data = models.model([h.make_node('Add', ['x', 'w'], ['y'])], [w]).SerializeToString()
+        r = guard._Reader(data)
+        r.message(0, len(data), 'model')
+        return guard.FIELDS - r.left
+    assert read(25_000_000) == read(10)
 
-def seconds(f, *args):
-    start = time.perf_counter()
-    f(*args)
-    return time.perf_counter() - start
+def test_optional():
+    "Which inputs an operator may do without, as onnx has it."
+    kinds = onnx.defs.OpSchema.FormalParameterOption
+    schemas = {op: onnx.defs.get_schema(op, guard.OPSET) for op in OPERATORS}
+    want = {op: next((i for i, o in enumerate(s.inputs) if o.option == kinds.Optional), None)
+            for op, s in schemas.items()}
+    assert guard._OPTIONAL == {op: i for op, i in want.items() if i is not None}
 
 def test_drawn():
     "The drawn part of the corpus: the same for the same seed, and its sound models are answered."

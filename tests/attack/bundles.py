@@ -74,7 +74,7 @@ def changed(rng, x):
         if how == 0: del d[k]
         elif how == 1 and isinstance(d, list): d.insert(k, copy.deepcopy(rng.choice(VALUES)))
         elif how == 1: d[rng.choice(['x', '', 'format', 'a\nb', '\ud800', 'x'*500])] = d.pop(k)
-        elif how == 2 and isinstance(d, list): d *= rng.randint(0, 400)
+        elif how == 2 and isinstance(d, list): d *= rng.randint(0, 40)
         elif how == 3:
             *other, j = rng.choice(all_)
             with contextlib.suppress(LookupError, TypeError):

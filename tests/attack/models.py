@@ -108,6 +108,8 @@ def functions():
             'nests 1000 deep': calling(*chain(1000, 1)), 'doubles 40 times': calling(*chain(40, 2)),
             'tenfold 9 times': calling(*chain(9, 10)), 'is not there': model([call('f')], domain='f'),
             'instead of an operator': model([relu], functions=[function('Relu', node('Neg', 'x', 'y'), domain='')]),
+            'lacks an input': calling(function('f', h.make_node('Max', ['x', ''], ['y']))),
+            'is called without one': model([h.make_node('f', [], ['y'], domain='f')], functions=[f], domain='f'),
             'that nothing calls': calling(f, *(function(f'g{i}', relu) for i in range(2000)))}
 
 def floods():

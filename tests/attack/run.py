@@ -16,7 +16,7 @@ ROOT = HERE.parent.parent
 CORPORA = ['bundles', 'images', 'kills', 'models']
 FINE = 'refused', 'answered'
 SECONDS, GIGABYTES = 30, 6      # for one case; of address space for a child, of which Python and its packages take half
-MANY = dict(bundles=3000, images=12000, kills=100, models=9000)
+MANY = dict(bundles=2000, images=8000, kills=60, models=6000)
 
 # --- the child
 
