@@ -227,8 +227,9 @@ def _elements(op:str, xs:list)->float: # 1 where nothing is known
 NODES,LEVELS,DOORS = 50_000,20,100  # nodes with those of all calls; calls in calls; inputs or outputs
 _VALUES = {1: 'f', 2: 'i', 3: 's', 4: 't', 5: 'g', 6: 'floats', 7: 'ints', 8: 'strings'}  # attribute type -> its field
 _OPTIONAL = {op: n for n,ops in {
-    1: 'Clip DFT Dropout ReduceL1 ReduceL2 ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum Resize Split '
-       'Squeeze Trilu', 2: 'Conv ConvTranspose DequantizeLinear Gemm LayerNormalization MatMulInteger Pad QuantizeLinear',
+    1: 'Clip DFT Dropout ReduceL1 ReduceL2 ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum Resize '
+       'Split Squeeze Trilu',
+    2: 'Conv ConvTranspose DequantizeLinear Gemm LayerNormalization MatMulInteger Pad QuantizeLinear',
     3: 'GRU LSTM RNN Slice'}.items() for op in ops.split()}  # op -> its first input that may be left out
 
 # %% ../nbs/07a_guard.ipynb #walk
@@ -305,7 +306,8 @@ class _Walk:
         self.called.add((domain, op))
         defaults = {a.get('name'): self.attribute(a, {}) for a in f.get('attribute_proto', [])}
         params = f.get('input', [])
-        if len(xs) != len(params) or len(outs) > len(f.get('output', [])): raise _Refused(f'{op} with another number of names')
+        if len(xs) != len(params) or len(outs) > len(f.get('output', [])):
+            raise _Refused(f'{op} with another number of names')
         self.body(f, {**dict.fromkeys(params), **dict(zip(params, xs))}, {**defaults, **own}, level + 1)
 
     def operator(self, op:str, own:dict, xs:list, outs:list, env:dict, attrs:dict, level:int)->np.ndarray:
