@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from .spec import BundleError
+from .spec import BundleError, plain
 
 # %% ../nbs/07a_guard.ipynb #refused
 class _Refused(Exception):
@@ -348,4 +348,4 @@ def check_model(
         _Walk(r, m)
     except _Refused as e:
         way = "no exporter of fastai_deploy writes that; ops='any' loads a model that you trust"
-        raise BundleError(f'{name}: {e}: {way}') from e
+        raise BundleError(f'{name}: {plain(e)}: {way}') from e

@@ -114,6 +114,13 @@ def test_export_tells():
         else:
             with pytest.raises(fd.UnsupportedError, match=op): tidy(m)
 
+def test_names_are_not_obeyed():
+    "A name in a file, with whatever is in it, stays in the one line of the error."
+    m = models.model([models.node('Relu', 'x', 'y')])
+    m.graph.node[0].input[0] = 'a\n\x1b[2J'
+    with pytest.raises(fd.BundleError, match=r'a\\u000a\\u001b\[2J, which nothing gives'):
+        check_model(m.SerializeToString(), 'model.onnx')
+
 # --- speed
 
 def test_weights_are_skipped():
