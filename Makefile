@@ -11,7 +11,7 @@ env:          ## make the three environments: .venv (work), .venv-run (run side 
 	$(ENV) dev run latest
 demo:         ## train the sample model, export, verify, predict without fastai and torch
 	$(ENV) dev run --exec tools/demo.py $(ARGS)
-test:         ## every check: lint, structure, notebooks, the package from outside, newest fastai
+test:         ## every check: lint, structure, notebooks, the package from outside, attacks, newest fastai
 	$(ENV) dev run latest --exec tools/check.py $(ARGS)
 test-slow:    ## the notebook cells flagged `slow`, too
 	$(ENV) dev run --exec tools/check.py --slow --only notebooks $(ARGS)

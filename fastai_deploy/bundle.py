@@ -292,6 +292,8 @@ def check_place(
     "Raise unless a bundle may be written at `path`"
     path = Path(path)
     with _reading(path):
+        if path.is_dir() and Path.cwd().is_relative_to(os.path.realpath(path)):
+            raise BundleError('the current folder is in there, and would be gone: run this from another one')
         if not path.exists() or (path.is_dir() and not any(path.iterdir())): return path
     if not overwrite: raise BundleError(f'{path} is there already: pass overwrite=True, or choose another path')
     if not _is_bundle(path): raise BundleError(f'{path} is there already and is no bundle, so it is not overwritten')

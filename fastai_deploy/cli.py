@@ -25,13 +25,14 @@ _suffixes = set('.jpg .jpeg .jpe .jfif .png .gif .bmp .tif .tiff .webp .avif .pp
 def _found(p:str)->list:
     "The files that one name means"
     if not os.path.isdir(p): return [p] if os.path.exists(p) else sorted(glob.glob(p, recursive=True)) or [p]
-    found = sorted(str(f) for f in Path(p).rglob('*') if f.suffix.lower() in _suffixes and f.name[0] != '.')
+    found = sorted(str(f) for f in Path(p).rglob('*')
+                   if f.suffix.lower() in _suffixes and f.name[0] != '.' and f.is_file())
     if not found: raise FastaiDeployError(f'{p}: there are no images in this folder')
     return found
 
 def _listed(f, name:str):
     "The names in the lines of binary file `f`"
-    names = filter(None, (line.removeprefix(b'\xef\xbb\xbf').strip(b'\r\n') for line in f))
+    names = filter(None, (line.removeprefix(b'\xef\xbb\xbf').strip(b'\r\n').replace(b'\0', b'?') for line in f))
     if (first := next(names, None)) is None: raise FastaiDeployError(f'{name}: no image is named in this list')
     yield from map(os.fsdecode, chain([first], names))
 
@@ -64,7 +65,7 @@ _flags = [  # Python, as a regular expression, and what to type at a shell
     (r'size=\(height, width\)', '--size HEIGHT WIDTH'), (r'size=[\[(](\d+), (\d+)[\])]', r'--size \1 \2'),
     (r"inactive=\('(\w+)',\)", r'--inactive \1'), ('formats=None', '--formats any'), ('providers=', '--provider '),
     (r"formats=\(\*FORMATS, '(\w+)'\)", r'--formats +\1'), (r"formats=\('(\w+)', '(\w+)'\)", r'--formats \1,\2'),
-    ('with dynamic_hw=False', 'without --dynamic-hw'),
+    ('with dynamic_hw=False', 'without --dynamic-hw'), ('max_pixels is', '--max-pixels is'),
     (r'\b(check|goldens|pixels|weights)=False', r'--no-\1'), (r'\b(overwrite|dynamic_hw|logits|sandbox)=True', r'--\1'),
     (rf"\b({_options})='?([\w.]+)'?", r'--\1 \2'), (rf'\b({_options})=', r'--\1')]
 
@@ -135,7 +136,9 @@ def _new_names(said:list)->dict|None:
     if len(said) > 1 or not said[0].endswith('.json'):
         if wrong := [o for o in said if '=' not in o]:
             raise FastaiDeployError(f'--names takes old=new, or one .json file, not {wrong[0]!r}')
-        return dict(o.split('=', 1) for o in said)
+        names = dict(o.split('=', 1) for o in said)
+        if len(names) < len(said): raise FastaiDeployError('--names: one class is named twice')
+        return names
     try: names = json.loads(Path(said[0]).read_text(encoding='utf-8'))
     except (OSError, ValueError) as e: raise FastaiDeployError(f'{said[0]}: cannot be read: {e}') from e
     if not isinstance(names, dict): raise FastaiDeployError(f'{said[0]}: an object is needed, {{"old": "new", …}}')
@@ -289,8 +292,12 @@ def _demo(args)->int:
     import fastai_deploy as fd
     demo = fd.demo
     learn = _open_pickle(args.learner) if args.learner else None
-    demo(_load(args), learn, title=args.title, description=args.description, server_name=args.host,
-         server_port=args.port, share=args.share)
+    model = _load(args)
+    try: demo(model, learn, title=args.title, description=args.description, server_name=args.host,
+              server_port=args.port, share=args.share)
+    except OSError as e:
+        place = f"{args.host or '127.0.0.1'}, port {args.port or '7860 to 7959'}"
+        raise FastaiDeployError(f'no page can be served at {place}: choose others, --host and --port') from e
     return 0
 
 # %% ../nbs/32_cli.ipynb #app
@@ -333,21 +340,21 @@ def _export_args(p)->None:
 def _count(text:str)->int:
     "A whole number from 1 on"
     n = int(text)
-    if n < 1: raise argparse.ArgumentTypeError(f'must be at least 1, not {n}')
+    if not 1 <= n < 2**31: raise argparse.ArgumentTypeError(f'must be from 1 to {2**31-1:,}, not {text}')
     return n
 
 def _formats(text:str):
     "The argument --formats as `load` has it"
     if text == 'any': return None
     names = tuple(o.strip().upper() for o in text.removeprefix('+').split(','))
-    return FORMATS + names if text[0] == '+' else names
+    return FORMATS + names if text[:1] == '+' else names
 
 def _sha256(p)->None:
     "The argument --sha256"
     p.add_argument('--sha256', metavar='HEX', default=argparse.SUPPRESS, type=str.lower,
                    help='refuse every bundle but the one with this hash, which `info` prints')
 
-def _load_args(p, engine=None, check=True, sandbox=True)->None:
+def _load_args(p, engine=None, check=True, sandbox=True, threads=True)->None:
     "Arguments about loading; what is not given is left to `load`"
     g = p.add_argument_group('how the bundle is loaded')
     add = lambda *names, **kw: g.add_argument(*names, default=argparse.SUPPRESS, **kw)
@@ -355,7 +362,7 @@ def _load_args(p, engine=None, check=True, sandbox=True)->None:
                    help=f'run model.onnx after transforms in Pillow, or pixels.onnx (default: {engine})')
     add('--provider', action='append', dest='providers', metavar='NAME',
         help="an execution provider of ONNX Runtime's, such as CUDAExecutionProvider; several: the best one first")
-    add('--threads', type=_count, metavar='N', help='use so many threads (default: one a core)')
+    if threads: add('--threads', type=_count, metavar='N', help='use so many threads (default: one a core)')
     add('--max-pixels', type=_count, metavar='N', help="refuse larger images (default: the bundle's own limit)")
     add('--formats', type=_formats, metavar='NAMES',
         help='open only these kinds of files, as Pillow calls them: JPEG,PNG; +ICO: this one, too; any: all it knows')
@@ -413,7 +420,7 @@ def _check_args(p)->None:
     p.add_argument('--memory', type=_count, metavar='MB',
                    help='how much it may take (default: 4 GB, and more for large bundles)')
     p.add_argument('--seconds', type=_count, default=60, metavar='S', help='how long (default: %(default)s)')
-    _load_args(p, 'model', check=False, sandbox=False)
+    _load_args(p, 'model', check=False, sandbox=False, threads=False)
 
 def _demo_args(p)->None:
     "Arguments of fastai-deploy demo"
@@ -481,7 +488,7 @@ def _parse(argv=None)->argparse.Namespace:
     end = argv.index('--') if files and '--' in argv else len(argv)
     args,rest = p.parse_known_args(argv[:end])
     wrong = [o for o in rest if o[:1] == '-' != o or not files]
-    if wrong: p.error(f"not known: {' '.join(wrong)}")
+    if wrong: p.error(f"not known: {' '.join(wrong)}" + ('; names that begin with - stand after --' if files else ''))
     if rest := [*rest, *argv[end+1:]]: args.pictures = [*args.pictures, *rest]
     if args.command == 'predict' and not (args.pictures or args.list): p.error('no image is named')
     return args
@@ -497,6 +504,10 @@ def _run(args)->int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt: return 130
+    except OSError as e:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # which may be what has no room
+        _say(f"{f'{e.filename}: ' if e.filename else ''}{e.strerror or e}")
+        return 1
     except Exception as e:
         if hasattr(args, 'traceback'): [_note(o) for o in traceback.format_exc().splitlines()]
         if isinstance(e, FastaiDeployError): _say(e)

@@ -185,7 +185,7 @@ def pixels_file(
     wanted:bool=True, # Whether there shall be one
 )->bytes|None: # pixels.onnx; None: the spec says why not
     "Item transforms, batch transforms, net and activation as one ONNX file, if there can be one"
-    why = no_pixels(c.spec) if wanted else 'left out at the export (pixels=False)'
+    why = no_pixels(c.spec) if wanted else 'left out at the export'
     c.spec.pixels = why or None
     return None if why else pixels_model(c.spec, model, c.vocab)
 

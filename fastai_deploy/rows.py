@@ -85,9 +85,11 @@ def csv_columns(
     n = range(1, (spec.output.shape[0] or 0)+1)
     best = [f'{o}_{i}' for i in range(2, min(k or 1, len(vocab))+1) for o in ('label', 'prob')]
     each = [f'prob_{o}' for o in vocab] if k is None else []
-    columns = dict(classification=['label', 'index', 'prob', *best, *each], multilabel=['labels', *vocab],
+    taken = {'path', 'labels', 'output', 'error'}
+    names = [f'class {o}' if o in taken else o for o in vocab]
+    columns = dict(classification=['label', 'index', 'prob', *best, *each], multilabel=['labels', *names],
                    regression=[f'value_{i}' for i in n], points=[f'{o}_{i}' for i in n[:len(n)//2] for o in 'xy'],
-                   segmentation=vocab, image_to_image=['height', 'width'])
+                   segmentation=names, image_to_image=['height', 'width'])
     return ['path', *columns[spec.task], *(['output'] if saved else []), 'error']
 
 # %% ../nbs/30_rows.ipynb #csv-cells

@@ -7,7 +7,7 @@ __all__ = ['make_session', 'tap', 'Model', 'prepare', 'run', 'predict', 'doubt',
            'prove_one', 'try_out', 'load', 'show_progress', 'stream', 'predict_batch']
 
 # %% ../nbs/09_runtime.ipynb #imports
-import json, os, signal, subprocess, sys
+import ctypes, json, os, signal, subprocess, sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
@@ -40,7 +40,8 @@ def make_session(
     names = [p if isinstance(p, str) else p[0] for p in want]
     if missing := [p for p in names if p not in have]:
         raise FastaiDeployError(f"execution provider {missing[0]!r} is not in this onnxruntime ({', '.join(have)})")
-    if threads is not None and threads < 1: raise FastaiDeployError(f'threads must be at least 1, not {threads}')
+    if threads is not None and not 1 <= threads <= 1024:
+        raise FastaiDeployError(f'threads must be from 1 to 1024, not {threads}')
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.add_session_config_entry('session.model_external_initializers_file_folder_path', 'no-such-folder')
@@ -294,7 +295,7 @@ def replay(
 )->Parity: # The comparison; not yet checked
     "Run a bundle's own proof: its goldens through it, against the answers that fastai gave"
     if not (goldens := model.goldens()):
-        raise ParityError(f'{model.path}: no goldens in this bundle: export it again')
+        raise ParityError(f'{model.path}: no goldens in this bundle: compare it with its Learner, or export it again')
     return held(Tracer(model), [(g.image, g.trace) for g in goldens], 'the goldens in the bundle')
 
 # %% ../nbs/09_runtime.ipynb #load
@@ -339,10 +340,11 @@ def prove_one(
         raise
 
 # %% ../nbs/09_runtime.ipynb #sandbox
-_errors = {o.__name__: o for o in (BundleError, ImageError, ParityError, UnsupportedError, FastaiDeployError)}
+_errors = {o.__name__: o for o in (BundleError, ImageError, ParityError, UnsupportedError)}
+_inside = 'FASTAI_DEPLOY_SANDBOX'  # set in the environment of a child, which starts no other
 
 def _limit(memory:int, seconds:float)->None:
-    "Limit this process, as far as the system can"
+    "Limit this process, as far as the system can, and let it end with its parent"
     try: import resource
     except ImportError: return  # Windows: the parent still limits the time
     limits = dict(AS=memory, CPU=2*int(seconds)+2, CORE=0, FSIZE=0)
@@ -350,16 +352,23 @@ def _limit(memory:int, seconds:float)->None:
         key = getattr(resource, f'RLIMIT_{name}')
         hard = resource.getrlimit(key)[1]
         resource.setrlimit(key, (most if hard < 0 else min(most, hard),)*2)
+    if sys.platform == 'linux': ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 def _child()->None:
     "What runs in the sandbox: one `load`, told on stdin; the error's class and text, or the bundle's hash, on stdout"
-    job,said = json.load(sys.stdin),dict(error='BundleError', text='it does not fit into the memory')
-    for name in job.pop('modules'): __import__(name)
-    _limit(job.pop('memory'), job.pop('seconds'))
-    try: said = dict(sha256=load(**job).bundle.sha256)
-    except FastaiDeployError as e: said = dict(error=type(e).__name__, text=str(e))
+    out,job = os.dup(1),json.load(sys.stdin)
+    os.dup2(2, 1)  # what a library prints is no answer
+    memory = job.pop('memory')
+    said = dict(error='BundleError', text=f"{job['path']}: does not fit into {memory>>20} MB, in the sandbox")
+    try:
+        _limit(memory, job.pop('seconds'))
+        for name in job.pop('modules'): __import__(name)
+        job['providers'] = [o if isinstance(o, str) else tuple(o) for o in job['providers'] or ()] or None
+        said = dict(sha256=load(**job).bundle.sha256)
     except MemoryError: pass
-    print(json.dumps(said))
+    except FastaiDeployError as e:
+        if not isinstance(e.__cause__, MemoryError): said = dict(error=type(e).__name__, text=str(e))
+    os.write(out, json.dumps(said).encode())
 
 _code = """import sys; sys.path[:] = {path}
 from fastai_deploy.runtime import _child; _child()"""
@@ -369,6 +378,14 @@ def _died(code:int)->str:
     try: return f'its process ended by {signal.Signals(-code).name}'
     except ValueError: return f'its process ended with exit code {code}'
 
+def _modules()->list:
+    "Where the user's own ops are registered"
+    res = {f.__module__: name for name,f in _ops.items()}
+    if '__main__' in res:
+        raise FastaiDeployError(f"op {res['__main__']!r} is registered in a script or notebook, where no sandbox finds "
+                                'it: put it into a module')
+    return sorted(res)
+
 def try_out(
     path:str|Path,     # A bundle that nobody has vouched for: directory, or zip of one
     memory:int=None,   # Bytes of address space; by default 4 GB and eight times the bundle's size
@@ -377,18 +394,24 @@ def try_out(
 )->str: # The bundle's SHA-256: `load(path, sha256=…)` takes only what was tried
     "Load a bundle and answer its first golden in a process with limits, or raise the error that it gave"
     b = open_bundle(path, check=False)
-    if memory is None: memory = 4*2**30 + 8*sum(o['bytes'] for o in b.spec.files.values())
-    modules = sorted({f.__module__ for f in _ops.values()} - {'__main__'})  # of ops of the user's own
-    job = dict(kwargs, path=str(path), threads=1, memory=int(memory), seconds=seconds, modules=modules)
-    env = dict(os.environ, OMP_NUM_THREADS='1', OPENBLAS_NUM_THREADS='1')
+    memory = int(memory or 4*2**30 + 8*sum(o['bytes'] for o in b.spec.files.values()))
+    if not (0 < memory < 2**62 and 0 < seconds < 10**6):
+        raise FastaiDeployError(f'a sandbox of {memory} bytes and {seconds} seconds: choose other limits')
+    job = dict(dict(providers=None) | kwargs, path=str(path), threads=1, memory=memory, seconds=seconds,
+               modules=_modules())
+    env = dict(os.environ, OMP_NUM_THREADS='1', OPENBLAS_NUM_THREADS='1') | {_inside: '1'}
     try: r = subprocess.run([sys.executable, '-c', _code.format(path=sys.path)], input=json.dumps(job), env=env,
                             capture_output=True, text=True, encoding='utf-8', timeout=seconds)
     except subprocess.TimeoutExpired as e:
         raise BundleError(f'{path}: stopped in the sandbox: it took more than {seconds:g} seconds') from e
+    except (OSError, TypeError) as e: # no Python to run it in, or options that cannot be handed over
+        raise FastaiDeployError(f'{path}: the sandbox cannot be started: {e}') from e
     try: said = json.loads(r.stdout)
-    except ValueError as e: raise BundleError(f'{path}: stopped in the sandbox: {_died(r.returncode)}') from e
+    except ValueError as e:
+        limits = f'{memory>>20} MB, {seconds:g} s'
+        raise BundleError(f'{path}: stopped in the sandbox ({limits}): {_died(r.returncode)}') from e
     if 'sha256' in said: return said['sha256']
-    raise _errors[said['error']](said['text'])
+    raise _errors.get(said['error'], FastaiDeployError)(said['text'])
 
 # %% ../nbs/09_runtime.ipynb #load-all
 def load(
@@ -405,7 +428,7 @@ def load(
 )->Model: # Ready to predict: hashes compared, session warmed
     "Load a bundle"
     options = dict(providers=providers, engine=engine, max_pixels=max_pixels, formats=formats, ops=ops)
-    if sandbox: sha256 = try_out(path, check=check, sha256=sha256, **options)
+    if sandbox and _inside not in os.environ: sha256 = try_out(path, check=check, sha256=sha256, **options)
     with open_bundle(path, sha256=sha256) as bundle:
         model = Model(bundle, threads=threads, **options)
         model.max_pixels,most = bundle.spec.input.max_pixels,model.max_pixels  # the goldens keep to the bundle's own
@@ -474,7 +497,7 @@ def stream(
     workers:int=None,  # Threads that open and transform; one a core by default
     exif:bool=None,    # Turn images as their EXIF orientation says? By default as the Learner does
 ): # Yields (item, what `predict` gives or the error that says why not), in order, a batch at a time
-    "Predict many images, each answer as soon as its batch has one"
+    "Predict many images, an answer as soon as its batch has it; one batch is opened ahead"
     if isinstance(items, (str, bytes, os.PathLike)): raise FastaiDeployError('a list of pictures is needed, not one')
     if batch_size < 1: raise FastaiDeployError(f'batch_size must be at least 1, not {batch_size}')
     workers = workers or os.cpu_count()

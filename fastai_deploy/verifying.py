@@ -15,7 +15,7 @@ from unittest.mock import patch
 import numpy as np
 
 from .answers import decode_answer, label, numbers
-from .bundle import open_bundle, update_bundle
+from .bundle import check_place, open_bundle, update_bundle
 from .images import MAX_PIXELS, open_image
 from .parity import Parity, Trace
 from .runtime import Model, Tracer, doubt, held, load, show_progress
@@ -216,13 +216,16 @@ def verify(
     if learn is None:
         if items is not None: raise FastaiDeployError('only the Learner can say what the answers for `items` should be')
         if not (goldens := _goldens(model)):
-            raise ParityError(f'{model.path}: no goldens in this bundle: export it again')
+            raise ParityError(f'{model.path}: no goldens in this bundle: compare it with its Learner, or export it '
+                              'again')
         return hold(model, goldens, 'the goldens in the bundle', engine)
+    store = store and not engine and model.engine == 'model'
+    if store: check_place(model.path, overwrite=True)  # before the work, not after it
     items = valid_items(learn) if items is None else [items] if isinstance(items, (str, Path)) else list(items)
     report = progress if callable(progress) else show_progress if progress else None
     against = 'learn.tta' if model.spec.output.tta else 'learn.predict'
     parity = hold(model, _traced(learn, model.spec, items, report), against, engine)
-    if store and not engine and model.engine == 'model':
+    if store:
         same = open_bundle(model.path, sha256=model.bundle.sha256)
         update_bundle(same, {'parity.json':parity.to_json().encode('utf-8')})
     return parity

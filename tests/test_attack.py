@@ -1,25 +1,10 @@
-"Hostile bundles, models and images, and kills in the middle of writing: a sample of what `make attack` does."
+"The runner of the attacks can fail; `make test` runs a sample of them, `make attack` many."
 import sys
 
-import pytest
 from conftest import ROOT
 
 sys.path.insert(0, str(ROOT/'tests'/'attack'))
 import run
-
-SAMPLES = dict(bundles=150, images=400, kills=8, models=150)
-
-@pytest.mark.parametrize('corpus', run.CORPORA)
-def test_attack(corpus, monkeypatch):
-    "Nothing but answers and errors of our own: no foreign exception, no death, no hang, no wrong answer."
-    monkeypatch.syspath_prepend(str(ROOT/'tests'/'attack'))
-    found, bad = run.run(corpus, seed=1, n=SAMPLES[corpus])
-    counts = {name: dict(c) for name, c in found.items()}
-    print(f'{corpus}: {counts}')
-    assert not bad, '\n'.join(bad)
-    assert sum(sum(c.values()) for c in counts.values()) >= SAMPLES[corpus]
-    if corpus == 'kills': assert not any(c.get('refused') for c in counts.values()), counts
-    else: assert counts['sound']['answered'], counts
 
 BROKEN = '''
 import os, time

@@ -1,6 +1,7 @@
-"""`make test`: lint, every test of the package, then the tests in the environment with the newest fastai.
+"""`make test`: lint, every test of the package, a sample of attacks, then the tests in the environment with the newest
+fastai.
 
-One closing line sums both environments; the exit code is non-zero when anything failed or nothing ran."""
+One closing line sums all of it; the exit code is non-zero when anything failed or nothing ran."""
 import argparse, os, subprocess, sys, tempfile, time
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -15,6 +16,11 @@ def lint():
     "ruff on the package, the tools and the tests: (passed, failed, skipped)."
     rc = subprocess.run([python_of('dev'), '-m', 'ruff', 'check', 'fastai_deploy', 'tools', 'tests', 'setup.py'],
                         cwd=ROOT).returncode
+    return (0, 1, 0) if rc else (1, 0, 0)
+
+def attack():
+    "A sample of the hostile bundles, models, images and kills, with the counts: (passed, failed, skipped)."
+    rc = subprocess.run([python_of('dev'), 'tests/attack/run.py', '--seed', '1'], cwd=ROOT).returncode
     return (0, 1, 0) if rc else (1, 0, 0)
 
 def counts(xml):
@@ -40,19 +46,19 @@ def pytest(env, *args, slow=False, **more):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__)
-    p.add_argument('--only', choices=['lint', 'notebooks', 'latest'])
+    p.add_argument('--only', choices=['lint', 'notebooks', 'attack', 'latest'])
     p.add_argument('--slow', action='store_true', help='run the cells flagged `slow` too')
     p.add_argument('args', nargs='*', help='more arguments for pytest')
     a, rest = p.parse_known_args()
     fewer = os.environ.get('FASTAI_DEPLOY_EXAMPLES', '500')
     t, only, rest, workers = time.time(), a.only, a.args + rest, ['-n', '2', '--dist', 'worksteal']
-    steps = {'lint': lint,
+    steps = {'lint': lint, 'attack': attack,
              'tests': lambda: pytest('dev', *workers, f'--ignore={LATEST}', *rest, slow=a.slow),
              'notebooks': lambda: pytest('dev', *workers, 'tests/test_notebooks.py', *rest, slow=a.slow),
              'latest': lambda: pytest('latest', *workers, '-p', 'no:cacheprovider', LATEST, *BOTH, *rest,
                                       FASTAI_DEPLOY_EXAMPLES=fewer)}
     total = [0, 0, 0]
-    for name in [only] if only else ['lint', 'tests', 'latest']:
+    for name in [only] if only else ['lint', 'tests', 'attack', 'latest']:
         print(f'== {name}', flush=True)
         total = [x + y for x, y in zip(total, steps[name]())]
     passed, failed, skipped = total

@@ -37,9 +37,9 @@ def default_exp(path):
     return found[0] if found else None
 
 def number(path):
-    "The number in front of a notebook's name: 4 for 04_runtime.ipynb, 7.1 for 07a_guard.ipynb; index has none."
+    "The number in front of a notebook's name: 4 for 04_runtime.ipynb, 7.01 for 07a_guard.ipynb; index has none."
     m = re.match(r'(\d+)([a-z]?)_', path.name)
-    return int(m[1]) + ' abcdefghi'.index(m[2] or ' ')/10 if m else None
+    return int(m[1]) + (ord(m[2]) - ord('a') + 1 if m[2] else 0)/100 if m else None
 
 def modules(root):
     "Module name -> (notebook number, path of the .py), for the notebooks that write one."

@@ -67,13 +67,10 @@ def attack(case, folder, kills=10):
     for out in told:
         n, failed, first = out.split(' ', 2)
         assert int(n) and not int(failed), f'{failed} of {n} reads failed: {first}'
-        READS[0] += int(n)
     write_bundle(path, SPEC, files(1), overwrite=True)
     assert version(path) == b'1'
     assert {p.name for p in path.parent.iterdir()} == {name, 'thesis.txt'}, 'something is left over'
     assert path.is_file() or (path/'README.md').read_text() == 'a model card'
     return 'answered'
-
-READS = [0]  # how often the readers opened a bundle in this process
 
 if __name__ == '__main__': dict(write=write_for_ever, read=read_for_ever)[sys.argv[1]](Path(sys.argv[2]))

@@ -16,6 +16,7 @@ ROOT = HERE.parent.parent
 CORPORA = ['bundles', 'images', 'kills', 'models']
 FINE = 'refused', 'answered'
 SECONDS, GIGABYTES = 30, 6      # for one case; of address space for a child, of which Python and its packages take half
+SAMPLE = dict(bundles=160, images=400, kills=6, models=200)
 MANY = dict(bundles=2000, images=8000, kills=60, models=6000)
 
 # --- the child
@@ -104,7 +105,7 @@ def main():
     if a.child is not None: return child(a.corpora[0], a.seed, a.n, a.child)
     table, failed = {}, 0
     for corpus in a.corpora or CORPORA:
-        t, n = time.time(), a.n or (MANY[corpus] if a.table else 100)
+        t, n = time.time(), a.n or (MANY if a.table else SAMPLE)[corpus]
         found, bad = run(corpus, a.seed, n, lambda line: print(line, flush=True))
         for name, counts in sorted(found.items()):
             print(f"{corpus}: {name:32} {sum(counts.values()):6}  " + ', '.join(f'{k} {v}' for k, v in counts.items()))
