@@ -114,7 +114,7 @@ class Model:
         x:np.ndarray=None, # What `prepare` gives, with a batch dimension; zeros by default
     )->np.ndarray: # What the net answers
         "Run the graph once, and hold its input and output against the spec"
-        h,w = self.spec.input.size or np.maximum(self.spec.input.min_size or 0, 224).tolist()
+        h,w = self.spec.input.size or np.maximum(self.spec.input.min_size or [1, 1], 224).tolist()
         shape = (1, h, w, 3) if self.engine == 'pixels' else (1, self.spec.input.channels, h, w)
         if x is None: x = np.zeros(shape, np.uint8)
         try: answer = self.run(x)
