@@ -347,7 +347,7 @@ def _limit(memory:int, seconds:float)->None:
     "Limit this process, as far as the system can, and let it end with its parent"
     try: import resource
     except ImportError: return  # Windows: the parent still limits the time
-    limits = dict(AS=memory, CPU=2*int(seconds)+2, CORE=0, FSIZE=0)
+    limits = dict(AS=memory, CPU=2*int(seconds)+2, CORE=0)
     for name,most in limits.items():
         key = getattr(resource, f'RLIMIT_{name}')
         hard = resource.getrlimit(key)[1]
@@ -408,8 +408,8 @@ def try_out(
         raise FastaiDeployError(f'{path}: the sandbox cannot be started: {e}') from e
     try: said = json.loads(r.stdout)
     except ValueError as e:
-        limits = f'{memory>>20} MB, {seconds:g} s'
-        raise BundleError(f'{path}: stopped in the sandbox ({limits}): {_died(r.returncode)}') from e
+        limits,last = f'{memory>>20} MB, {seconds:g} s',' '.join(r.stderr.strip().splitlines()[-1:])
+        raise BundleError(f'{path}: stopped in the sandbox ({limits}): {_died(r.returncode)} {last}'.strip()) from e
     if 'sha256' in said: return said['sha256']
     raise _errors.get(said['error'], FastaiDeployError)(said['text'])
 
