@@ -429,11 +429,10 @@ def load(
     "Load a bundle"
     options = dict(providers=providers, engine=engine, max_pixels=max_pixels, formats=formats, ops=ops)
     if sandbox and _inside not in os.environ: sha256 = try_out(path, check=check, sha256=sha256, **options)
-    with open_bundle(path, sha256=sha256) as bundle:
-        model = Model(bundle, threads=threads, **options)
-        model.max_pixels,most = bundle.spec.input.max_pixels,model.max_pixels  # the goldens keep to the bundle's own
-        if check: prove_one(model)
-        else: model.warm()
+    model = Model(open_bundle(path, sha256=sha256), threads=threads, **options)
+    model.max_pixels,most = model.spec.input.max_pixels,model.max_pixels  # the goldens keep to the bundle's own
+    if check: prove_one(model)
+    else: model.warm()
     model.max_pixels = most
     return model
 

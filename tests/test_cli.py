@@ -53,7 +53,7 @@ def test_one_bad_picture(digits_bundle, photos):
     (['export', 'a.txt'], 1, 'a.txt: not a pickle'), (['export', 'a.zip'], 1, 'a.zip: not a pickle'),
     (['export', 'cut.pkl'], 1, 'cut.pkl: not a pickle'), (['predict', 'b'], 2, 'no image is named'),
     (['predict', 'b', '@nowhere.txt'], 1, 'nowhere.txt: this list cannot be read'),
-    (['predict', 'b', '-'], 1, 'no such bundle'), (['predict', 'b', 'x', '--batch-size', 0], 2, 'must be at least 1'),
+    (['predict', 'b', '-'], 1, 'no such bundle'), (['predict', 'b', 'x', '--batch-size', 0], 2, 'must be from 1 to'),
     (['predict', 'b', 'x', '--threads', 'many'], 2, 'invalid'), (['check', 'nowhere'], 1, 'nowhere: no such bundle')])
 def test_refusals(args, code, said, tmp_path):
     "No traceback, and the reason in the last line, which is the only one unless the grammar was wrong; no fastai."
