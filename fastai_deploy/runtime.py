@@ -252,7 +252,7 @@ class Tracer:
         item = item[0][0] if item else prepared
         if item.dtype != np.uint8: item = np.rint(item*255).astype(np.uint8)  # of a graph that takes floats
         answer = m.predict(img, exif=False)
-        if m.engine == 'pixels': self._hold_finished(prepared, img.size[::-1])
+        if m.engine == 'pixels' and m.spec.task in FINISHED: self._hold_finished(prepared, img.size[::-1])
         return Trace(np.asarray(img), item, batch[0], net[0], numbers(answer), label(answer), answer.decided, name,
                      doubt(m, answer, net))
 
