@@ -85,7 +85,7 @@ class Model:
         formats:tuple=FORMATS, # Kinds of image files to open, by Pillow's names; None: all that Pillow knows
         ops:str=None,        # 'any': run a graph with operators that no export of ours writes
     ):
-        self.bundle,self.spec,self.path,self.engine = bundle,bundle.spec,bundle.path,engine
+        self.bundle,self.spec,self.path,self.engine,self.ops = bundle,bundle.spec,bundle.path,engine,ops
         most = bundle.spec.input.max_pixels if max_pixels is None else max_pixels
         self.max_pixels,self.formats = _check_args(bundle.spec.input.mode, most, formats),formats
         check_item(self.spec.item)
@@ -341,7 +341,7 @@ def prove_one(
 
 # %% ../nbs/09_runtime.ipynb #sandbox
 _errors = {o.__name__: o for o in (BundleError, ImageError, ParityError, UnsupportedError)}
-_inside = 'FASTAI_DEPLOY_SANDBOX'  # set in the environment of a child, which starts no other
+_inside = False  # whether this process is a sandbox: then it starts no other
 
 def _limit(memory:int, seconds:float)->None:
     "Limit this process, as far as the system can, and let it end with its parent"
@@ -356,7 +356,8 @@ def _limit(memory:int, seconds:float)->None:
 
 def _child()->None:
     "What runs in the sandbox: one `load`, told on stdin; the error's class and text, or the bundle's hash, on stdout"
-    out,job = os.dup(1),json.load(sys.stdin)
+    global _inside
+    _inside,out,job = True,os.dup(1),json.load(sys.stdin)
     os.dup2(2, 1)  # what a library prints is no answer
     memory = job.pop('memory')
     said = dict(error='BundleError', text=f"{job['path']}: does not fit into {memory>>20} MB, in the sandbox")
@@ -399,7 +400,7 @@ def try_out(
         raise FastaiDeployError(f'a sandbox of {memory} bytes and {seconds} seconds: choose other limits')
     job = dict(dict(providers=None) | kwargs, path=str(path), threads=1, memory=memory, seconds=seconds,
                modules=_modules())
-    env = dict(os.environ, OMP_NUM_THREADS='1', OPENBLAS_NUM_THREADS='1') | {_inside: '1'}
+    env = dict(os.environ, OMP_NUM_THREADS='1', OPENBLAS_NUM_THREADS='1')
     try: r = subprocess.run([sys.executable, '-c', _code.format(path=sys.path)], input=json.dumps(job), env=env,
                             capture_output=True, text=True, encoding='utf-8', timeout=seconds)
     except subprocess.TimeoutExpired as e:
@@ -428,7 +429,7 @@ def load(
 )->Model: # Ready to predict: hashes compared, session warmed
     "Load a bundle"
     options = dict(providers=providers, engine=engine, max_pixels=max_pixels, formats=formats, ops=ops)
-    if sandbox and _inside not in os.environ: sha256 = try_out(path, check=check, sha256=sha256, **options)
+    if sandbox and not _inside: sha256 = try_out(path, check=check, sha256=sha256, **options)
     model = Model(open_bundle(path, sha256=sha256), threads=threads, **options)
     model.max_pixels,most = model.spec.input.max_pixels,model.max_pixels  # the goldens keep to the bundle's own
     if check: prove_one(model)

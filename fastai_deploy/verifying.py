@@ -164,7 +164,7 @@ def _goldens(model:Model)->list: return [(g.image, g.trace) for g in model.golde
 def _others(model:Model, left:dict):
     "Tracers of the other files that answer, one at a time; `left` gets those that are not run here, and why"
     if 'pixels.onnx' in model.bundle:
-        yield Tracer(Model(model.bundle, model.session.get_providers(), engine='pixels'))
+        yield Tracer(Model(model.bundle, model.session.get_providers(), engine='pixels', ops=model.ops))
     if WeightsTracer.file in model.bundle:
         try: tracer = WeightsTracer(model)
         except MissingExtraError as e: left[WeightsTracer.file] = str(e)

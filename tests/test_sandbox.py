@@ -50,9 +50,9 @@ def test_no_python(digits_bundle, monkeypatch, path):
 @pytest.mark.parametrize('how', [signal.SIGTERM, signal.SIGKILL])
 def test_no_orphan(digits_bundle, tmp_path, how):
     "Whoever kills the command kills the sandbox."
-    (tmp_path/'slow.py').write_text('import fastai_deploy as fd, os, time\n@fd.register_op("slow.op")\n'
+    (tmp_path/'slow.py').write_text('import fastai_deploy as fd, time\n@fd.register_op("slow.op")\n'
                                     'def op(img): return img\n'
-                                    'if "FASTAI_DEPLOY_SANDBOX" in os.environ: time.sleep(100)\n')
+                                    'from fastai_deploy import runtime\nif runtime._inside: time.sleep(100)\n')
     code = f'import slow\nfrom fastai_deploy.runtime import try_out\ntry_out({str(digits_bundle)!r})'
     env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(tmp_path), *sys.path]))
     p = subprocess.Popen([sys.executable, '-c', code], cwd=tmp_path, env=env)
