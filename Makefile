@@ -33,7 +33,7 @@ apps:         ## the programs in other languages: build, test on the goldens, co
 	$(ENV) dev --exec tools/apps.py $(ARGS)
 matrix:       ## bundles made under two Pillows, run under every Pillow, numpy and onnxruntime named (half an hour)
 	$(ENV) dev run latest --exec tools/matrix.py $(ARGS)
-attack:       ## hostile bundles, models and images, and kills, at length: into nbs/attacks.json (half an hour)
+attack:       ## hostile bundles, models and images, and kills, at length: into nbs/attacks.json (a quarter of an hour)
 	$(ENV) dev --exec tests/attack/run.py --table $(ARGS)
 clean:        ## remove what the targets made, the environments too
 	$(PYTHON) tools/env.py --clean
