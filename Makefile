@@ -27,13 +27,13 @@ export:       ## notebooks -> modules, notebooks cleaned, README.md
 	$(ENV) dev --exec tools/export.py $(ARGS)
 bench:        ## speed, cold start and size, against fastai
 	$(ENV) dev run latest --exec tools/bench.py $(ARGS)
-zoo:          ## which nets: one of every family that fastai can train, into nbs/zoo.json (about an hour)
+zoo:          ## which nets: one of every family that fastai can train, into nbs/reference/zoo.json (about an hour)
 	$(ENV) dev --exec tools/zoo.py $(ARGS)
 apps:         ## the programs in other languages: build, test on the goldens, compare their decoders
 	$(ENV) dev --exec tools/apps.py $(ARGS)
 matrix:       ## bundles made under two Pillows, run under every Pillow, numpy and onnxruntime named (half an hour)
 	$(ENV) dev run latest --exec tools/matrix.py $(ARGS)
-attack:       ## hostile bundles, models and images, and kills, at length: into nbs/attacks.json (a quarter of an hour)
+attack:       ## hostile bundles, models and images, and kills, at length: into nbs/reference/attacks.json (a quarter of an hour)
 	$(ENV) dev --exec tests/attack/run.py --table $(ARGS)
 clean:        ## remove what the targets made, the environments too
 	$(PYTHON) tools/env.py --clean

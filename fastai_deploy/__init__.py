@@ -1,4 +1,4 @@
-"Take a fastai Learner out of fastai: one safe bundle, the same predictions everywhere, with the proof inside"
+"Take a fastai Learner out of fastai: one safe bundle, the same predictions everywhere, with the proof inside."
 __version__ = "0.0.1"
 # Written by hand; nbdev keeps the version line. A name is looked up when it is first used, so that the import costs
 # nothing and the run side never meets torch.
@@ -11,10 +11,12 @@ if 'ORT_DISABLE_TELEMETRY' not in _os.environ:
     _os.environ['ORT_DISABLE_TELEMETRY'] = '1'
     if 'onnxruntime' in _sys.modules: _sys.modules['onnxruntime'].disable_telemetry_events()
 
-_homes = dict(exporting='export', verifying='verify', webdemo='demo', runtime='load Model',
-    decode='Prediction', answers='MultiLabel Values Points Mask Picture', custom='register_op',
-    bundle='Bundle open_bundle', parity='Parity Golden',
-    spec='Spec FastaiDeployError BundleError ImageError UnsupportedError ParityError MissingExtraError')
+_homes = {
+    'learner.export': 'export', 'learner.verify': 'verify', 'serve.demo': 'demo',
+    'run.loading': 'load', 'run.model': 'Model', 'run.custom_ops': 'register_op',
+    'run.answers': 'Prediction MultiLabel Values Points Mask Picture', 'run.spec': 'Spec',
+    'run.bundle': 'Bundle open_bundle', 'run.parity': 'Parity', 'run.goldens': 'Golden',
+    'run.errors': 'FastaiDeployError BundleError ImageError UnsupportedError ParityError MissingExtraError'}
 _home = {name: home for home, names in _homes.items() for name in names.split()}
 
 def __getattr__(name):
@@ -23,7 +25,7 @@ def __getattr__(name):
     try: globals()[name] = value = getattr(import_module(f'{__name__}.{_home[name]}'), name)
     except ModuleNotFoundError as e:
         if (e.name or '').startswith(__name__): raise
-        from .spec import MissingExtraError
+        from .run.errors import MissingExtraError
         extra = '[export]' if name == 'export' else ''
         raise MissingExtraError(f"fastai_deploy.{name} needs {e.name}: pip install 'fastai_deploy{extra}'") from e
     return value

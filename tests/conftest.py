@@ -34,7 +34,7 @@ def pytest_make_collect_report(collector):
 def _make_sample(folder):
     "Train the sample model once and export it, in a process of its own."
     code = ('import sys; from pathlib import Path; import fastai_deploy as fd\n'
-            'from fastai_deploy.train import train_digits\n'
+            'from fastai_deploy.samples.train import train_digits\n'
             'out = Path(sys.argv[1]); learn = train_digits(); fd.export(learn, out/"digits", overwrite=True)\n'
             'learn.export(out.resolve()/"digits.pkl")')
     r = subprocess.run([sys.executable, '-c', code, str(folder)], cwd=ROOT, capture_output=True, text=True, timeout=900)

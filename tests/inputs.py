@@ -11,8 +11,8 @@ import numpy as np
 from fastai.vision.core import PILImage, PILImageBW
 from PIL import Image
 
-from fastai_deploy.images import FORMATS, open_image
-from fastai_deploy.spec import ImageError
+from fastai_deploy.run.image import FORMATS, open_image
+from fastai_deploy.run.errors import ImageError
 
 class PILImageA(PILImage):
     "A picture with transparency: fastai has no class for it, its users write this one."

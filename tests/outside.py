@@ -40,10 +40,9 @@ np.load = careful
 def main(bundle, photos):
     import fastai_deploy as fd
     assert Path(fd.__file__).is_relative_to(sys.prefix), f'not the installed package: {fd.__file__}'
-    run_side = ('spec images custom transforms geometry decode answers bundle runtime parity verifying rows cli '
-                'webdemo').split()
-    mods = sorted(o.name for o in pkgutil.iter_modules(fd.__path__))
-    for m in run_side: importlib.import_module(f'fastai_deploy.{m}')
+    mods = sorted(o.name for o in pkgutil.walk_packages(fd.__path__, 'fastai_deploy.') if not o.ispkg)
+    for m in mods:
+        if m.split('.')[1] in ('run', 'serve') or m == 'fastai_deploy.learner.verify': importlib.import_module(m)
     model = fd.load(bundle)
     goldens = model.goldens()
     dif = max(float(np.abs(model.predict(g.image).probs - np.asarray(g.probs)).max()) for g in goldens)

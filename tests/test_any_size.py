@@ -12,7 +12,7 @@ from conftest import ROOT
 pytest.importorskip('fastai.vision.all')
 import fastai.vision.all as fv
 
-from fastai_deploy.data import digits
+from fastai_deploy.samples.digits import digits
 
 CHILD = '''
 import json, sys

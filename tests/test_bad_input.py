@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 import fastai_deploy as fd
-from fastai_deploy.images import MAX_PIXELS, open_image
+from fastai_deploy.run.image import MAX_PIXELS, open_image
 
 
 def jpeg(size=(40, 30)):

@@ -22,7 +22,7 @@ def browser():
 @pytest.fixture(scope='module')
 def picture():
     "A digit that says what it is."
-    from fastai_deploy.data import digits
+    from fastai_deploy.samples.digits import digits
     return sorted((digits()/'nine').iterdir())[3]
 
 @pytest.fixture(scope='module')
@@ -158,7 +158,8 @@ FITS = 'all => all.every(e => e.scrollWidth <= e.clientWidth + 1 && e.getBoundin
 def renamed(path, learn, names, photo, arch):
     "A bundle of the sample model with other names for everything that has one."
     import fastai_deploy as fd
-    from fastai_deploy.bundle import open_bundle, write_bundle
+    from fastai_deploy.run.bundle import open_bundle
+    from fastai_deploy.run.write_bundle import write_bundle
     learn.dls.vocab.items = names
     bundle = open_bundle(fd.export(learn, path, goldens=[photo], progress=False))
     files = {n: bundle.read(n) for n in bundle.spec.files}
@@ -217,7 +218,8 @@ def test_names_are_text(browser, names, digits_learner, picture, tmp_path):
 
 def test_legend_is_text(browser, tmp_path):
     "The names of a mask's classes, too."
-    from fastai_deploy.bundle import open_bundle, vocab_text, write_bundle
+    from fastai_deploy.run.bundle import open_bundle, vocab_text
+    from fastai_deploy.run.write_bundle import write_bundle
     from test_cli import toy
     half = half_red(tmp_path)
     bundle = open_bundle(toy(tmp_path/'mask', 'segmentation'))

@@ -12,9 +12,11 @@ from unittest.mock import patch
 
 import pytest
 
-from fastai_deploy import bundle as bundles
-from fastai_deploy.bundle import check_place, open_bundle, update_bundle, write_bundle
-from fastai_deploy.spec import BundleError, Input, Output, Spec
+from fastai_deploy.run import write_bundle as writing
+from fastai_deploy.run.bundle import open_bundle
+from fastai_deploy.run.write_bundle import check_place, update_bundle, write_bundle
+from fastai_deploy.run.errors import BundleError
+from fastai_deploy.run.spec import Input, Output, Spec
 
 SPEC = Spec(Input([8, 8]), [], [], dict(source='opaque', why='a toy'), Output([3], 'softmax'))
 FILES = {'model.onnx': b'no net', 'vocab.txt': b'a\nb\nc\n', 'golden/0.png': b'an image'}
@@ -223,7 +225,7 @@ def test_held_after_overwriting(toy):
 
 def test_without_exchange(toy):
     "Two renames do where there is no exchange."
-    with patch.object(bundles, '_exchange', return_value=False): write_bundle(toy, SPEC, {**FILES,
+    with patch.object(writing, '_exchange', return_value=False): write_bundle(toy, SPEC, {**FILES,
         'vocab.txt': b'd\ne\nf\n'}, True)
     assert open_bundle(toy).vocab() == ['d', 'e', 'f'] and [p.name for p in toy.parent.iterdir()] == ['toy']
 
@@ -231,8 +233,8 @@ def test_without_exchange(toy):
 def test_exchange(tmp_path):
     for n in 'ab': (tmp_path/n).mkdir()
     (tmp_path/'a'/'x').touch()
-    assert bundles._exchange(tmp_path/'a', tmp_path/'b') and (tmp_path/'b'/'x').exists()
-    assert not bundles._exchange(tmp_path/'a', tmp_path/'nowhere')
+    assert writing._exchange(tmp_path/'a', tmp_path/'b') and (tmp_path/'b'/'x').exists()
+    assert not writing._exchange(tmp_path/'a', tmp_path/'nowhere')
 
 @posix
 def test_leftovers(toy):
@@ -256,7 +258,7 @@ def test_leftover_that_is_the_only_bundle(tmp_path):
     "Killed between two renames, where there is no exchange: the old bundle is not thrown away."
     left = tmp_path/'.toy-abcdefgh.part'
     write_bundle(left/'old', SPEC, FILES)
-    bundles._sweep(tmp_path/'toy')
+    writing._sweep(tmp_path/'toy')
     assert left.exists()
 
 OLDER = dict(older=b'{"format": "fastai_deploy/0", "x": 1}', damaged=b'{"format": "fastai_deploy/1", "inp')

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-RUN = 'import sys; from fastai_deploy.cli import main; sys.exit(main())'
+RUN = 'import sys; from fastai_deploy.serve.cli import main; sys.exit(main())'
 
 def cli(*args, code=RUN, **kwargs):
     "Run `fastai-deploy args` in a process of its own."
@@ -15,7 +15,7 @@ def cli(*args, code=RUN, **kwargs):
 @pytest.fixture(scope='module')
 def photos(tmp_path_factory):
     "Three pictures, one of them two folders down, and a file that is none."
-    from fastai_deploy.data import digits
+    from fastai_deploy.samples.digits import digits
     d = tmp_path_factory.mktemp('photos')
     (d/'deep'/'er').mkdir(parents=True)
     files = sorted(digits().rglob('*.jpg'))[::700]
@@ -67,7 +67,7 @@ def test_refusals(args, code, said, tmp_path):
 
 def test_no_torch(digits_bundle, photos):
     "predict and info never import torch or fastai."
-    code = ('import sys; from fastai_deploy.cli import main\n'
+    code = ('import sys; from fastai_deploy.serve.cli import main\n'
             'code, loaded = main(), {o.split(".")[0] for o in sys.modules}\n'
             'heavy = {"torch", "fastai", "timm", "gradio", "onnx"} & loaded\n'
             'sys.exit(code or f"imported: {heavy}" if heavy else code)')
@@ -77,7 +77,7 @@ def test_no_torch(digits_bundle, photos):
 
 def test_verify_without_torch(digits_bundle):
     "Where there is none, the proof says which file it did not run; where there is, all are run."
-    code = ('import sys; from fastai_deploy.cli import main\n'
+    code = ('import sys; from fastai_deploy.serve.cli import main\n'
             'sys.modules.update(dict.fromkeys(["torch", "safetensors", "timm", "fastai"]))\nsys.exit(main())')
     r = cli('verify', digits_bundle, code=code)
     assert (r.returncode, r.stderr) == (0, '') and 'proven: model.onnx, pixels.onnx\n' in r.stdout, r.stdout
@@ -109,7 +109,8 @@ def test_a_wrong_bundle(digits_bundle, tmp_path):
     "Two classes swapped: the table on stdout, the stage on stderr, exit code 1."
     import shutil
 
-    from fastai_deploy.bundle import open_bundle, update_bundle
+    from fastai_deploy.run.bundle import open_bundle
+    from fastai_deploy.run.write_bundle import update_bundle
     bad = open_bundle(shutil.copytree(digits_bundle, tmp_path/'bad'))
     vocab = bad.vocab()
     update_bundle(bad, {'vocab.txt': '\n'.join(vocab[::-1]).encode()})
@@ -119,8 +120,8 @@ def test_a_wrong_bundle(digits_bundle, tmp_path):
 
 def toy(path, task, vocab=('red', 'green', 'blue'), why='a toy', **output):
     "A bundle for a task whose net looks at colours: their means, each pixel's own, or the negative."
-    from fastai_deploy.bundle import write_bundle
-    from fastai_deploy.spec import Input, Output, Spec
+    from fastai_deploy.run.write_bundle import write_bundle
+    from fastai_deploy.run.spec import Input, Output, Spec
     from onnx import TensorProto, helper
     node, tensor, info = helper.make_node, helper.make_tensor, helper.make_tensor_value_info
     n = 2 if task == 'points' else 3
@@ -211,7 +212,7 @@ def test_saved_pictures(toys, tmp_path):
     assert r.returncode == 1 and 'is one of the images' in r.stderr
 
 def started(*args, **kwargs):
-    "A process of `fastai-deploy args` that Ctrl-C can stop, wherever the tests were started from"
+    "A process of `fastai-deploy args` that Ctrl-C can stop, wherever the tests were started from."
     code = f'import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n{RUN}'
     p = subprocess.Popen([sys.executable, '-c', code, *map(str, args)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                          stderr=subprocess.PIPE, text=True, encoding='utf-8', start_new_session=True, **kwargs)
@@ -317,8 +318,9 @@ def in_terminal(*args, **kwargs):
 @pytest.mark.skipif(os.name == 'nt', reason='no terminal to open there')
 def test_nothing_raw_reaches_a_terminal(toys, tmp_path):
     "Labels, specs, the proof, file names, messages: commands to the terminal are shown, not sent."
-    from fastai_deploy.bundle import open_bundle, update_bundle
-    from fastai_deploy.parity import Parity
+    from fastai_deploy.run.bundle import open_bundle
+    from fastai_deploy.run.write_bundle import update_bundle
+    from fastai_deploy.run.parity import Parity
     evil = '\x1b[2J\x1b]0;pwned\x07\x9b31m\x7f\u202e\u2066\u2028\x85\rok'
     name = evil.replace('\x1b]0;', '') + '\n.png'
     (tmp_path/name).write_bytes((toys/'photos'/'half.png').read_bytes())
@@ -370,7 +372,7 @@ LEARNER = {'split_idx=', 'axis=', 'thresh=', 'method=', 'detach=', 'outside=',  
 
 def test_errors_speak_the_command_line():
     "Each parameter in an error of the library has an option in its place, and there is such an option."
-    from fastai_deploy.cli import _shell, make_parser
+    from fastai_deploy.serve.cli import _shell, make_parser
     found = [*messages()]
     subs = next(o for o in make_parser()._actions if hasattr(o.choices, 'values')).choices.values()
     options = {o for sub in subs for a in sub._actions for o in a.option_strings}
@@ -438,11 +440,11 @@ def test_check(toys, digits_bundle, tmp_path):
 def test_options_of_export_and_demo(toys, tmp_path, monkeypatch):
     "What is said at the command line is what `fd.export` and `fd.demo` get."
     import fastai_deploy as fd
-    import fastai_deploy.pickles
-    from fastai_deploy.cli import main
+    import fastai_deploy.learner.export_pkl
+    from fastai_deploy.serve.cli import main
     pkl, got = tmp_path/'m.pkl', {}
     pkl.write_bytes(b'\x80\x02.')
-    monkeypatch.setattr(fastai_deploy.pickles, 'load_learner', lambda path: 'learn')
+    monkeypatch.setattr(fastai_deploy.learner.export_pkl, 'load_learner', lambda path: 'learn')
     monkeypatch.setitem(vars(fd), 'export', lambda learn, path, **kw: got.update(kw))
     monkeypatch.setitem(vars(fd), 'demo', lambda model, learn, **kw: got.update(kw, learn=learn))
     (tmp_path/'names.json').write_text('{"False": "dog", "a=b": "ä"}', encoding='utf-8')

@@ -5,9 +5,10 @@ import shutil
 import pytest
 
 import fastai_deploy as fd
-from fastai_deploy.bundle import open_bundle, write_bundle
-from fastai_deploy.parity import golden_traces
-from fastai_deploy.runtime import _telling
+from fastai_deploy.run.bundle import open_bundle
+from fastai_deploy.run.write_bundle import write_bundle
+from fastai_deploy.run.goldens import golden_traces
+from fastai_deploy.run.loading import _telling
 
 def resealed(bundle, out, files):
     "A copy of a bundle with other files, its hashes made anew."

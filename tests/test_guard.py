@@ -12,10 +12,12 @@ onnxscript, torch = pytest.importorskip('onnxscript'), pytest.importorskip('torc
 from onnx import helper as h
 
 import fastai_deploy as fd
-from fastai_deploy import guard, pixels, resample
-from fastai_deploy.bundle import open_bundle, write_bundle
-from fastai_deploy.guard import OPERATORS, check_model
-from fastai_deploy.runtime import tap
+from fastai_deploy.graph import pillow_resize, pixels
+from fastai_deploy.run import guard
+from fastai_deploy.run.bundle import open_bundle
+from fastai_deploy.run.write_bundle import write_bundle
+from fastai_deploy.run.guard import OPERATORS, check_model
+from fastai_deploy.run.session import tap
 
 sys.path.insert(0, str(Path(__file__).parent/'attack'))
 import models
@@ -89,7 +91,7 @@ def writable():
     dynamo = source(onnxscript, 'function_libs/torch_lib/ops/*.py')
     dynamo += source(torch.onnx, '_internal/exporter/_torchlib/ops/*.py')
     older = source(torch.onnx, '_internal/torchscript_exporter/*.py')
-    ours = ''.join(Path(o.__file__).read_text(encoding='utf-8') for o in (pixels, resample))
+    ours = ''.join(Path(o.__file__).read_text(encoding='utf-8') for o in (pixels, pillow_resize))
     return known & {*re.findall(r'\bop\d*\.([A-Z]\w+)\(', dynamo + ours),
                     *re.findall(r'''["'](?:onnx::)?([A-Z]\w+)["']''', older)}
 
@@ -107,7 +109,7 @@ NETS = {'convnext_atto': 64, 'mobilevit_xxs': 64, 'ghostnet_050': 64}   # `make 
 @pytest.mark.parametrize('name', NETS)
 def test_nets(name, tmp_path):
     "Attention, LSTMs, global context: what timm has for images passes."
-    from fastai_deploy.graph import export_onnx
+    from fastai_deploy.graph.to_onnx import export_onnx
     torch.manual_seed(0)
     ops = [dict(op='int_to_float', div=255.)]
     export_onnx(ops, timm_net(name), tmp_path/'model.onnx', (NETS[name],)*2)
@@ -115,7 +117,7 @@ def test_nets(name, tmp_path):
 
 def test_export_tells():
     "The exporter asks the guard: a graph that `load` would refuse is none, and the operator is named."
-    from fastai_deploy.graph import tidy
+    from fastai_deploy.graph.to_onnx import tidy
     x, y = h.make_tensor_value_info('image', 1, [1, 3]), h.make_tensor_value_info('probs', 1, [1, 3])
     for op, ok in (('Relu', True), ('RandomNormalLike', False)):
         g = h.make_graph([h.make_node(op, ['image'], ['probs'])], 'g', [x], [y])

@@ -9,9 +9,9 @@ pytest.importorskip('fastai.vision.core')
 from inputs import BOMBS, GIANT, GROUPS, MODES, ROWS, black, card, compare, differ, interlaced, outcome, saved, turned
 from PIL import Image, ImageOps
 
-from fastai_deploy import images
-from fastai_deploy.images import FORMATS, open_image
-from fastai_deploy.spec import ImageError
+from fastai_deploy.run import image
+from fastai_deploy.run.image import FORMATS, open_image
+from fastai_deploy.run.errors import ImageError
 
 @pytest.mark.filterwarnings('ignore::UserWarning:PIL')   # what it says of a cut-off TIFF
 @pytest.mark.parametrize('row', ROWS, ids=lambda o: f'{o.group}: {o.name}')
@@ -71,9 +71,9 @@ def test_bombs_are_refused_by_the_header(kind, monkeypatch):
     data, asked = BOMBS[kind](*GIANT), []
     open_image(card())
     with pytest.raises(ImageError): open_image(data, formats=None)   # all plug-ins are there from now on
-    decoder, convert = Image._getdecoder, images._convert
+    decoder, convert = Image._getdecoder, image._convert
     monkeypatch.setattr(Image, '_getdecoder', lambda *a, **kw: asked.append(a) or decoder(*a, **kw))
-    monkeypatch.setattr(images, '_convert', lambda *a: asked.append(a) or convert(*a))
+    monkeypatch.setattr(image, '_convert', lambda *a: asked.append(a) or convert(*a))
     tracemalloc.start()
     with pytest.raises(ImageError, match='3600000000 pixels'): open_image(data, formats=None)
     peak = tracemalloc.get_traced_memory()[1]

@@ -11,7 +11,7 @@ from conftest import ROOT, run_python
 def trained(tmp_path_factory):
     "(Learner, bundle): made in this environment."
     import fastai_deploy as fd
-    from fastai_deploy.train import train_digits
+    from fastai_deploy.samples.train import train_digits
     learn = train_digits()
     bundle = tmp_path_factory.mktemp('latest')/'digits'
     fd.export(learn, bundle)

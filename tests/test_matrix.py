@@ -90,8 +90,8 @@ ANOTHER = {'12.3.0': 'vertical_if_cheaper', '13.0.0': 'horizontal'}
 @pytest.mark.parametrize('trained', TRAINED)
 def test_wrong_order(side, trained, tmp_path):
     "Passes in another order than the Learner's are seen, in Pillow and in the graph."
-    from fastai_deploy.pixels import item_model
-    from fastai_deploy.spec import Input, Output, Spec
+    from fastai_deploy.graph.pixels import item_model
+    from fastai_deploy.run.spec import Input, Output, Spec
     def change(made):
         for i, o in enumerate(made['cases'].values()):
             o['ops'] = reorder(o['ops'], ANOTHER[trained])
@@ -153,7 +153,7 @@ def test_versions_of_a_python():
 MODES = '''
 import hashlib; from itertools import product
 import numpy as np; from PIL import Image
-from fastai_deploy.transforms import ORDERS, RESAMPLES, resize
+from fastai_deploy.run.item_tfms import ORDERS, RESAMPLES, resize
 rng, h = np.random.default_rng(0), hashlib.sha256()
 for order, name, colours in product(ORDERS, RESAMPLES, [(), (3,), (4,)]):
     for hw in ((97, 31), (31, 97), (430, 4), (64, 60)):

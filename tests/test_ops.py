@@ -18,14 +18,14 @@ from fastai.vision.all import (
 )
 from PIL import Image, ImageOps
 
-from fastai_deploy.batch import BATCH_OPS, batch_module
-from fastai_deploy.capture import _batch_ops, _item_ops
-from fastai_deploy.custom import captured_op, register_op
-from fastai_deploy.graph import export_onnx
-from fastai_deploy.pixels import PIXEL_OPS
-from fastai_deploy.runtime import make_session
-from fastai_deploy.spec import op_names
-from fastai_deploy.transforms import ITEM_OPS, apply_item, check_item
+from fastai_deploy.nets.batch_tfms import BATCH_OPS, batch_module
+from fastai_deploy.learner.tfms import _batch_ops, _item_ops
+from fastai_deploy.run.custom_ops import captured_op, register_op
+from fastai_deploy.graph.to_onnx import export_onnx
+from fastai_deploy.graph.pixels import PIXEL_OPS
+from fastai_deploy.run.session import make_session
+from fastai_deploy.run.schema import op_names
+from fastai_deploy.run.item_tfms import ITEM_OPS, apply_item, check_item
 
 ITEM = [Resize(9), RandomResizedCrop(8), CropPad(7), RatioResize(8)]
 BATCH = [IntToFloatTensor(), AffineCoordTfm(size=16), RandomResizedCropGPU(12), Normalize.from_stats(*imagenet_stats)]

@@ -11,7 +11,7 @@ MAY_BE_THERE = ('torch', 'torchvision', 'fastai', 'fastcore', 'timm', 'nbdev', '
 @pytest.fixture(scope='module')
 def photos(tmp_path_factory):
     "A few of the sample's pictures."
-    from fastai_deploy.data import digits
+    from fastai_deploy.samples.digits import digits
     files = sorted(digits().rglob('*.jpg'))[::90]
     out = tmp_path_factory.mktemp('photos')
     for i, f in enumerate(files): (out/f'{i:03}.jpg').write_bytes(f.read_bytes())
@@ -31,8 +31,8 @@ def test_environment_is_bare(outside):
     assert {'numpy', 'pillow', 'onnxruntime', 'fastai_deploy'} <= set(outside['installed'])
 
 def test_whole_package_is_there(outside):
-    have = {p.stem for p in (ROOT/'fastai_deploy').glob('*.py')} - {'__init__'}
-    assert set(outside['modules']) == have
+    files = [p.relative_to(ROOT).with_suffix('') for p in (ROOT/'fastai_deploy').rglob('*.py')]
+    assert set(outside['modules']) == {'.'.join(p.parts) for p in files if p.name != '__init__'}
 
 def test_nothing_heavy_is_imported(outside):
     assert outside['tried'] == [] and outside['loaded'] == []
@@ -95,7 +95,7 @@ def test_wheel(tmp_path):
     "What a wheel holds: the modules and the schema, and the command."
     whl = tools_env.build_wheel(tmp_path)
     names = set(zipfile.ZipFile(whl).namelist())
-    have = {f'fastai_deploy/{p.name}' for p in (ROOT/'fastai_deploy').glob('*') if p.suffix in ('.py', '.json')}
+    have = {p.relative_to(ROOT).as_posix() for p in (ROOT/'fastai_deploy').rglob('*') if p.suffix in ('.py', '.json')}
     have |= {o.replace('apps/', 'fastai_deploy/_apps/', 1) for o in tools_env.app_files()}
     assert have == {o for o in names if o.startswith('fastai_deploy/')}
     assert any(o.endswith('.json') for o in have)

@@ -8,7 +8,7 @@ from PIL import Image
 fv = pytest.importorskip('fastai.vision.all')
 
 import fastai_deploy as fd
-from fastai_deploy.data import pet_breed
+from fastai_deploy.samples.pets import pet_breed
 
 
 def lesson(photos, arch, item, batch):

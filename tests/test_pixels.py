@@ -17,13 +17,15 @@ import onnxruntime as ort
 from onnx import helper
 from PIL import Image
 
-from fastai_deploy.answers import FINISHED, finished
-from fastai_deploy.bundle import update_bundle, vocab_text, write_bundle
-from fastai_deploy.geometry import window
-from fastai_deploy.pixels import item_model, pixels_model
-from fastai_deploy.runtime import Tracer
-from fastai_deploy.spec import ImageError, Input, Output, Spec
-from fastai_deploy.transforms import ORDERS, RESAMPLES, apply_item, item_size, to_array
+from fastai_deploy.run.tasks import FINISHED, finished
+from fastai_deploy.run.bundle import vocab_text
+from fastai_deploy.run.write_bundle import update_bundle, write_bundle
+from fastai_deploy.run.geometry import window
+from fastai_deploy.graph.pixels import item_model, pixels_model
+from fastai_deploy.run.model import Tracer
+from fastai_deploy.run.errors import ImageError
+from fastai_deploy.run.spec import Input, Output, Spec
+from fastai_deploy.run.item_tfms import ORDERS, RESAMPLES, apply_item, item_size, to_array
 
 PICTURES = int(os.environ.get('FASTAI_DEPLOY_PIXELS', 20))
 PADS = 'zeros', 'border', 'reflection'
@@ -185,7 +187,7 @@ def test_window_without_item_ops():
         assert s.run(['window'], {'picture': np.zeros((7, 9, 3), np.uint8)})[0].tolist() == [0, 0, 7, 9]
 
 def bundle(folder, spec, model):
-    "A bundle of a toy net"
+    "A bundle of a toy net."
     vocab = 'abc' if spec.task == 'segmentation' else ''
     files = {'model.onnx': model, 'pixels.onnx': pixels_model(spec, model, vocab)}
     if vocab: files['vocab.txt'] = vocab_text(vocab).encode()
@@ -209,7 +211,7 @@ def test_finished(tmp_path, task, mode):
 
 @pytest.mark.parametrize('task', FINISHED)
 def test_proof_of_finished(tmp_path, task):
-    "A file whose window, or whose finished answer, is not that of its own numbers fails the proof; so does one without"
+    "A file whose window, or whose finished answer, is not that of its own numbers fails the proof; so does one without."
     spec = echo_spec(task, [sized(KINDS[0], np.random.default_rng(1))])
     b = fd.open_bundle(bundle(tmp_path/'b', spec, echo(task)))
     def proof(change):
@@ -234,7 +236,7 @@ def test_proof_of_finished(tmp_path, task):
     with pytest.raises(fd.ParityError, match="no output 'window'"): proof(without)
 
 def test_finished_at_any_size():
-    "A net of any size, without a transform that resizes"
+    "A net of any size, without a transform that resizes."
     for task in ('segmentation', 'image_to_image'):
         s = run_model(pixels_model(echo_spec(task, []), echo(task)))
         for h, w in ((1, 1), (5, 3), (40, 60)):

@@ -27,7 +27,7 @@ def code(source, out=None, id='x'):
     return dict(cell_type='code', id=id, metadata={}, execution_count=None, source=[source],
                 outputs=[out] if out else [])
 
-GOOD = dict(head_md='# A\n\n> a', exp='#| default_exp aa', imports='#| export\nimport json',
+GOOD = dict(head_md='# A\n\n> a', exp='#| default_exp run.aa', imports='#| export\nimport json',
             fun='#| export\ndef fun(\n    x, # a number\n):\n    "Gives it back"\n    return x',
             test='assert fun(1)==1')
 
@@ -36,12 +36,12 @@ def good(tmp_path_factory):
     "A small project that keeps every rule."
     from readme import render
     tmp_path = tmp_path_factory.mktemp('good')
-    (tmp_path/'nbs').mkdir()
+    (tmp_path/'nbs'/'run').mkdir(parents=True)
     for f in ('settings.ini', '_quarto.yml'): shutil.copy(ROOT/f, tmp_path)
     for f in ('_quarto.yml', 'nbdev.yml'): shutil.copy(ROOT/'nbs'/f, tmp_path/'nbs')
     nb(tmp_path/'nbs'/'index.ipynb', head_md='# front\n\n> page')
-    nb(tmp_path/'nbs'/'00_aa.ipynb', **GOOD)
-    (tmp_path/'nbs'/'sidebar.yml').write_text('contents:\n - index.ipynb\n - 00_aa.ipynb\n', encoding='utf-8')
+    nb(tmp_path/'nbs'/'run'/'00_aa.ipynb', **GOOD)
+    (tmp_path/'nbs'/'sidebar.yml').write_text('contents:\n - index.ipynb\n - run/00_aa.ipynb\n', encoding='utf-8')
     (tmp_path/'README.md').write_text(render(tmp_path), encoding='utf-8', newline='\n')
     subprocess.run([sys.executable, '-c', 'from nbdev.doclinks import nbdev_export; nbdev_export.__wrapped__()'],
                    cwd=tmp_path, check=True)
@@ -56,17 +56,18 @@ def test_good(good):
     "The sample keeps them all, so what is refused below is refused for what is broken there."
     assert {r.__name__: r(good) for r in rules.RULES} == {r.__name__: [] for r in rules.RULES}
 
-def module(root, text, name='aa'): (root/'fastai_deploy'/f'{name}.py').write_text(text, encoding='utf-8')
-def again(root, **cells): nb(root/'nbs'/'00_aa.ipynb', **{**GOOD, **cells})
+def module(root, text, name='run.aa'):
+    p = root/'fastai_deploy'/f'{name.replace(".", "/")}.py'
+    p.parent.mkdir(exist_ok=True)
+    p.write_text(text, encoding='utf-8')
+
+def again(root, **cells): nb(root/'nbs'/'run'/'00_aa.ipynb', **{**GOOD, **cells})
 def more(root, n, exp, text=''):
     "One more notebook with its module."
-    nb(root/'nbs'/f'{n:02}_{exp}.ipynb', exp=f'#| default_exp {exp}')
+    folder, name = exp.split('.')
+    (root/'nbs'/folder).mkdir(exist_ok=True)
+    nb(root/'nbs'/folder/f'{n:02}_{name}.ipynb', exp=f'#| default_exp {exp}')
     module(root, text, exp)
-
-def lettered(root):
-    "A notebook 00a comes after 00."
-    more(root, 0, 'bb')
-    (root/'nbs'/'00_bb.ipynb').rename(root/'nbs'/'00a_bb.ipynb')
 
 PNG = base64.b64encode(bytes(50_000)).decode()
 BROKEN = {
@@ -91,21 +92,25 @@ BROKEN = {
     'big notebook': ('sizes', lambda p: again(p, head_md='word '*40_000)),
     'big picture': ('sizes', lambda p: again(p, test=code('f()', dict(
         output_type='display_data', metadata={}, data={'image/png': PNG})))),
-    'notebook not listed': ('sidebar', lambda p: more(p, 1, 'bb')),
-    'listed, not there': ('sidebar', lambda p: (p/'nbs'/'00_aa.ipynb').unlink()),
-    'two homes': ('one_home', lambda p: nb(p/'nbs'/'01_bb.ipynb', exp='#| default_exp aa')),
-    'named like a package': ('one_home', lambda p: more(p, 1, 'onnx')),
-    'orphan module': ('orphans', lambda p: module(p, 'x = 1', 'lost')),
-    'module missing': ('orphans', lambda p: (p/'fastai_deploy'/'aa.py').unlink()),
-    'upward': ('downward', lambda p: (more(p, 1, 'bb'), module(p, 'from .bb import x'))),
-    'upward, a letter': ('downward', lambda p: (lettered(p), module(p, 'from .bb import x'))),
-    'upward, absolute': ('downward', lambda p: (more(p, 1, 'bb'), module(p, 'from fastai_deploy.bb import x'))),
+    'notebook not listed': ('sidebar', lambda p: more(p, 1, 'run.bb')),
+    'listed, not there': ('sidebar', lambda p: (p/'nbs'/'run'/'00_aa.ipynb').unlink()),
+    'two homes': ('one_home', lambda p: nb(p/'nbs'/'run'/'01_aa.ipynb', exp='#| default_exp run.aa')),
+    'another folder': ('one_home', lambda p: nb(p/'nbs'/'run'/'01_bb.ipynb', exp='#| default_exp nets.bb')),
+    'named like a package': ('one_home', lambda p: more(p, 1, 'run.onnx')),
+    'named like a function': ('one_home', lambda p: (p/'fastai_deploy'/'__init__.py').write_text("_homes = {'run.aa': 'run'}")),
+    'orphan module': ('orphans', lambda p: module(p, 'x = 1', 'run.lost')),
+    'module missing': ('orphans', lambda p: (p/'fastai_deploy'/'run'/'aa.py').unlink()),
+    'a folder of its own': ('downward', lambda p: more(p, 0, 'more.bb', 'import json')),
+    'upward': ('downward', lambda p: (more(p, 1, 'run.bb'), module(p, 'from .bb import x'))),
+    'upward, absolute': ('downward', lambda p: (more(p, 1, 'run.bb'), module(p, 'from fastai_deploy.run.bb import x'))),
+    'another folder above': ('downward', lambda p: (more(p, 0, 'nets.bb'), module(p, 'from ..nets.bb import x'))),
+    'a module that is not there': ('downward', lambda p: module(p, 'from .nothing import x')),
     'torch on the run side': ('downward', lambda p: module(p, 'import torch.nn as nn')),
     'torch there, lazily': ('downward', lambda p: module(p, 'def f():\n    import torch\n    return torch')),
-    'fastai in the graph room': ('downward', lambda p: more(p, 14, 'graph', 'from fastai.basics import Learner')),
-    'torch at the top of a target': ('downward', lambda p: more(p, 30, 'cli', 'import torch')),
-    'train side at the top of a target': ('downward', lambda p: (more(p, 11, 'train'),
-                                                              more(p, 30, 'cli', 'from .train import x'))),
+    'fastai in graph': ('downward', lambda p: more(p, 0, 'graph.bb', 'from fastai.basics import Learner')),
+    'torch at the top of serve': ('downward', lambda p: more(p, 0, 'serve.cli', 'import torch')),
+    'learner at the top of serve': ('downward', lambda p: (more(p, 0, 'learner.bb'),
+                                                           more(p, 0, 'serve.cli', 'from ..learner.bb import x'))),
     'pickle': ('no_pickle', lambda p: module(p, 'import pickle')),
     'numpy pickle': ('no_pickle', lambda p: module(p, 'import numpy as np\nnp.load("x", allow_pickle=True)')),
     'no docstring': ('documented', lambda p: module(p, 'def fun(): return 1')),

@@ -23,11 +23,11 @@ from hypothesis import strategies as st
 from inputs import MODES
 from PIL import Image
 
-from fastai_deploy.batch import batch_module, batch_size_after
-from fastai_deploy.capture import batch_ops, item_ops
-from fastai_deploy.images import open_image
-from fastai_deploy.spec import ImageError, UnsupportedError
-from fastai_deploy.transforms import apply_item, check_item, item_size, pillow_order, to_array
+from fastai_deploy.nets.batch_tfms import batch_module, batch_size_after
+from fastai_deploy.learner.tfms import batch_ops, item_ops
+from fastai_deploy.run.image import open_image
+from fastai_deploy.run.errors import ImageError, UnsupportedError
+from fastai_deploy.run.item_tfms import apply_item, check_item, item_size, pillow_order, to_array
 
 EXAMPLES = int(os.environ.get('FASTAI_DEPLOY_EXAMPLES', 2500))
 pytestmark = pytest.mark.filterwarnings('ignore')     # fastai's, torch's, and ours about RatioResize

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import fastai_deploy as fd
-from fastai_deploy.runtime import try_out
+from fastai_deploy.run.loading import try_out
 
 def python(code, folder, **kw):
     "Run Python code in a folder, and wait."
@@ -52,8 +52,8 @@ def test_no_orphan(digits_bundle, tmp_path, how):
     "Whoever kills the command kills the sandbox."
     (tmp_path/'slow.py').write_text('import fastai_deploy as fd, time\n@fd.register_op("slow.op")\n'
                                     'def op(img): return img\n'
-                                    'from fastai_deploy import runtime\nif runtime._inside: time.sleep(100)\n')
-    code = f'import slow\nfrom fastai_deploy.runtime import try_out\ntry_out({str(digits_bundle)!r})'
+                                    'from fastai_deploy.run import loading\nif loading._inside: time.sleep(100)\n')
+    code = f'import slow\nfrom fastai_deploy.run.loading import try_out\ntry_out({str(digits_bundle)!r})'
     env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(tmp_path), *sys.path]))
     p = subprocess.Popen([sys.executable, '-c', code], cwd=tmp_path, env=env)
     end, tasks = time.time() + 60, Path(f'/proc/{p.pid}/task/{p.pid}/children')

@@ -15,8 +15,10 @@ import fastai_deploy as fd
 import pandas as pd
 import timm
 import torch
-from fastai_deploy.capture import batch_ops, capture, find_path, opener, sources
-from fastai_deploy.verifying import valid_items
+from fastai_deploy.learner.capture import capture
+from fastai_deploy.learner.source import find_path, opener, sources
+from fastai_deploy.learner.tfms import batch_ops
+from fastai_deploy.learner.verify import valid_items
 from test_tasks import CODES, dataloaders, files, fit, mask, norm  # noqa: F401
 from torch import nn
 
@@ -64,7 +66,7 @@ def refused(f, *contains):
 class TrimWhite(fv.RandTransform):
     "Cuts white borders away: noise has none."
     split_idx = None
-    def encodes(self, x:fv.PILImage):
+    def encodes(self, x: fv.PILImage):
         box = ImageOps.invert(x.convert('L')).getbbox()
         return x.crop(box) if box else x
 
@@ -72,7 +74,7 @@ class TrainOnly(fv.RandTransform):
     "Called at validation too, and does nothing there."
     split_idx = None
     def before_call(self, b, split_idx): self.idx = split_idx
-    def encodes(self, x:fv.PILImage): return fv.PILImage(x.rotate(90)) if self.idx == 0 else x
+    def encodes(self, x: fv.PILImage): return fv.PILImage(x.rotate(90)) if self.idx == 0 else x
 
 @pytest.mark.parametrize('cls', [TrimWhite, TrainOnly])
 def test_random_transform_is_refused_unless_named(files, cls):
@@ -92,7 +94,7 @@ def test_advice_fits():
     "`split_idx=0` is for transforms that could do with it."
     class Gamma(fv.Transform):
         order = 20
-        def encodes(self, x:fv.TensorImage): return x**2
+        def encodes(self, x: fv.TensorImage): return x**2
     class Only(Gamma): split_idx = 1
     for t, has, lacks in ((Gamma(), 'split_idx=0', 'register_op'), (Only(), 'layer of the net', 'split_idx=0')):
         dl = fv.TfmdDL([0], bs=1, num_workers=0)
@@ -103,13 +105,13 @@ def test_advice_fits():
 
 class MergeInk(fv.Transform):
     order = 6
-    def encodes(self, x:fv.TensorMask): return x.clamp(max=1)
+    def encodes(self, x: fv.TensorMask): return x.clamp(max=1)
 
 class Twice(fv.Transform):
     order = 6
-    def encodes(self, x:fv.TensorCategory): return x
+    def encodes(self, x: fv.TensorCategory): return x
 
-def on_mask(x:fv.PILMask): return x
+def on_mask(x: fv.PILMask): return x
 
 class MoveBoth(fv.ItemTransform):
     order = 6
@@ -117,8 +119,8 @@ class MoveBoth(fv.ItemTransform):
 
 class MaskAndImage(fv.Transform):
     order = 6
-    def encodes(self, x:fv.TensorMask): return x
-    def encodes(self, x:fv.TensorImage): return x//2
+    def encodes(self, x: fv.TensorMask): return x
+    def encodes(self, x: fv.TensorImage): return x//2
 
 def masks(files, image=fv.ImageBlock, item=(), batch=()):
     "DataLoaders for segmentation."
@@ -143,7 +145,7 @@ def test_transforms_that_see_the_image_do_not(files, t):
 def test_grey_batches_are_seen():
     "A transform for TensorImageBW acts on grey images, though not on all images."
     class Ink(fv.Transform):
-        def encodes(self, x:fv.TensorImageBW): return 1-x
+        def encodes(self, x: fv.TensorImageBW): return 1-x
     dl = fv.TfmdDL([0], bs=1, num_workers=0)
     dl.after_batch.fs.append(Ink())
     refused(lambda: batch_ops(dl, 1), 'Ink')

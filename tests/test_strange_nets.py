@@ -12,13 +12,13 @@ import onnxruntime as ort
 import timm
 import torch
 from fastai.callback.hook import hook_output
-from fastai_deploy.batch import batch_module
-from fastai_deploy.capture import capture
-from fastai_deploy.deployed import Deployed
-from fastai_deploy.graph import check_graph, export_onnx, float_noise, tidy, EXPORTERS
-from fastai_deploy.heads import one_line
-from fastai_deploy.rebuild import describe_net
-from fastai_deploy.unet import describe_unet, plain_copy
+from fastai_deploy.nets.batch_tfms import batch_module
+from fastai_deploy.learner.capture import capture
+from fastai_deploy.nets.pipeline import Deployed
+from fastai_deploy.graph.to_onnx import check_graph, export_onnx, float_noise, tidy, EXPORTERS
+from fastai_deploy.nets.heads import one_line
+from fastai_deploy.nets.describe import describe_net
+from fastai_deploy.nets.unet import describe_unet, plain_copy
 from torch import nn
 from torch.nn.utils import parametrize
 from torchvision import models

@@ -10,8 +10,8 @@ fv = pytest.importorskip('fastai.vision.all')
 
 import fastai_deploy as fd
 import torch
-from fastai_deploy.rows import facts
-from fastai_deploy.verifying import valid_items
+from fastai_deploy.serve.formats import facts
+from fastai_deploy.learner.verify import valid_items
 from test_strange_inputs import Small, block_learner, reloaded, said, thumbs
 from test_tasks import dataloaders, files, fit, value  # noqa: F401
 from torch import nn
@@ -236,7 +236,7 @@ def test_no_resize(files, tmp_path):
 @pytest.mark.parametrize('cls', [fv.PILImage, fv.PILImageBW])
 def test_drawn_images_are_the_same_everywhere(digits_bundle, files, tmp_path, cls):
     "In every bundle of a mode, byte for byte."
-    from fastai_deploy.exporting import drawn_images
+    from fastai_deploy.learner.export import drawn_images
     want = drawn_images('L' if cls is fv.PILImageBW else 'RGB')
     learn = fv.Learner(dataloaders(files, fv.CategoryBlock, fv.parent_label, partial(fv.ImageBlock, cls), batch=list),
                        Small(1 if cls is fv.PILImageBW else 3), loss_func=fv.CrossEntropyLossFlat())

@@ -12,9 +12,9 @@ import onnx
 import torch
 import torch.nn.functional as F
 from fastai.data.transforms import Categorize
-from fastai_deploy.pickles import load_learner
-from fastai_deploy.tasks import bare_model, find_target, find_task, net_shape
-from fastai_deploy.verifying import valid_items
+from fastai_deploy.learner.export_pkl import load_learner
+from fastai_deploy.learner.target import bare_model, find_target, find_task, net_shape
+from fastai_deploy.learner.verify import valid_items
 from torch import nn
 
 files = test_tasks.files  # a fixture
@@ -47,13 +47,13 @@ class Log(fv.Transform):
 
 class Recode(fv.Transform):
     "Learn a mask whose classes are numbered otherwise."
-    def encodes(self, o:fv.PILMask): return fv.PILMask(fv.Image.fromarray(2-np.asarray(o)))
+    def encodes(self, o: fv.PILMask): return fv.PILMask(fv.Image.fromarray(2-np.asarray(o)))
     def decodes(self, o): return 2-o
 
 class Halved(fv.Transform):
     "Numbers are half as large while it learns."
     order, split_idx = 99, 0
-    def encodes(self, o:torch.Tensor): return o
+    def encodes(self, o: torch.Tensor): return o
     def decodes(self, o): return o*2
 
 class Backwards(Categorize):
@@ -107,8 +107,8 @@ def test_harmless_target_transforms(files, tmp_path):
     "Functions without a way back, and a `decodes` that is for images only."
     class Shown(fv.Transform):
         order, split_idx = 99, 0
-        def encodes(self, o:fv.TensorImage): return o
-        def decodes(self, o:fv.TensorImage): return o/2
+        def encodes(self, o: fv.TensorImage): return o
+        def decodes(self, o: fv.TensorImage): return o/2
     learn = number(files, fv.Pipeline([price, np.log]))
     model = exported(with_transform(learn, 'after_batch', Shown()), tmp_path/'b')
     assert model.spec.task == 'regression' and fd.verify(model, learn, progress=False, store=False).ok

@@ -13,9 +13,10 @@ import fastai_deploy as fd
 import onnxruntime as ort
 import timm
 import torch
-from fastai_deploy.bundle import open_bundle, write_bundle
-from fastai_deploy.data import digit_names, digits
-from fastai_deploy.verifying import valid_items
+from fastai_deploy.run.bundle import open_bundle
+from fastai_deploy.run.write_bundle import write_bundle
+from fastai_deploy.samples.digits import digit_names, digits
+from fastai_deploy.learner.verify import valid_items
 from torch import nn
 
 # --- Learners on the digits, trained for a moment

@@ -17,7 +17,7 @@ SAMPLE = [('timm/resnet', 'test_resnet'), ('timm/convnext', 'test_convnext'), ('
 
 @pytest.mark.parametrize('family, net', SAMPLE, ids=lambda o: o)
 def test_sample(family, net, monkeypatch):
-    from fastai_deploy import graph
+    from fastai_deploy.graph import to_onnx as graph
     if net in ('densenet121', 'xresnet18'):    # large graphs: the older exporter writes them in a fifth of the time
         monkeypatch.setattr(graph, 'EXPORTERS', dict(torchscript=graph.EXPORTERS['torchscript']))
     row = zoo.run_net(family, net)
@@ -54,7 +54,7 @@ def test_fastai_cannot():
 
 def test_failed(monkeypatch):
     def refuse(*args): raise ValueError('no graph\nfor you')
-    monkeypatch.setattr('fastai_deploy.graph.export_onnx', refuse)
+    monkeypatch.setattr('fastai_deploy.graph.to_onnx.export_onnx', refuse)
     row = zoo.run_net('timm/resnet', 'test_resnet')
     assert (row['result'], row['cause']) == ('failed', 'ValueError: no graph for you')
 
@@ -67,7 +67,7 @@ def test_parity_counts(monkeypatch):
 
 def test_opaque(monkeypatch):
     "A net that is not rebuilt is exported as it is, and the row says why."
-    monkeypatch.setattr('fastai_deploy.rebuild.describe_head', lambda head: [dict(layer='Identity')])
+    monkeypatch.setattr('fastai_deploy.nets.describe.describe_head', lambda head: [dict(layer='Identity')])
     row = zoo.run_net('timm/resnet', 'test_resnet')
     assert row['result'] == 'opaque' and 'unexpected' in row['cause'] and row['parity'] <= 1e-4
 

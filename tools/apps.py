@@ -3,7 +3,7 @@ held against Pillow's. Then the command lines answer with points, masks and imag
 
     make apps                                all of them
     make apps ARGS="node java"               these
-    make apps ARGS="--table"                 all of them; writes nbs/decoders.json, which the docs show
+    make apps ARGS="--table"                 all of them; writes nbs/reference/decoders.json, which the docs show
 
 A program whose language is not on this machine is skipped and says so; in CI it is installed, or the run fails. The
 pictures are the pets photos where there are some, else the digits; some are also saved as PNG files of every kind."""
@@ -14,7 +14,7 @@ import numpy as np
 from env import ROOT
 from PIL import Image
 
-TABLE = ROOT/'nbs'/'decoders.json'
+TABLE = ROOT/'nbs'/'reference'/'decoders.json'
 PETS = ROOT.parent/'shared'/'pets'/'images'
 TOOLS = dict(node=['node', 'npm'], web=['node', 'npm', 'chromium'], cpp=['g++', 'cmake'], java=['java', 'mvn'])
 PNG_MODES = 'RGB', 'RGBA', 'L', 'LA', 'P', '1'
@@ -47,7 +47,7 @@ def pets_bundle(photos, path):
     import fastai.vision.all as fv
 
     import fastai_deploy as fd
-    from fastai_deploy.data import pet_breed
+    from fastai_deploy.samples.pets import pet_breed
     fv.set_seed(0, reproducible=True)
     dls = fv.ImageDataLoaders.from_path_func(photos[0].parent, photos, pet_breed, valid_pct=.2, seed=42, bs=8,
                                              num_workers=0, item_tfms=fv.Resize(224),
@@ -59,7 +59,7 @@ def pets_bundle(photos, path):
 def digits_bundle(path):
     "The sample model's bundle, and some of its pictures."
     import fastai_deploy as fd
-    from fastai_deploy.train import train_digits
+    from fastai_deploy.samples.train import train_digits
     learn = train_digits()
     return fd.export(learn, path, progress=False), sorted(Path(learn.dls.path).rglob('*.jpg'))[::9]
 
@@ -80,22 +80,22 @@ def png_files(photos, folder):
 TASKS = 'points', 'segmentation', 'image_to_image'
 
 def ink(photo):
-    "Where a digit is drawn: bool [height, width]"
+    "Where a digit is drawn: bool [height, width]."
     grey = np.asarray(Image.open(photo).convert('L')).astype(float)
     return grey < (grey.min() + grey.max())/2
 
 def corners(photo):
-    "The corners of what is drawn, (x, y) each"
+    "The corners of what is drawn, (x, y) each."
     ys, xs = np.nonzero(ink(photo))
     return [[xs.min(), ys.min()], [xs.max()+1, ys.max()+1]]
 
 def task_bundle(task, path):
-    "A bundle for a task, after a few steps of training on some digits: each with another way to cut a photo"
+    "A bundle for a task, after a few steps of training on some digits: each with another way to cut a photo."
     import fastai.vision.all as fv
     from torch import nn
 
     import fastai_deploy as fd
-    from fastai_deploy.data import digits
+    from fastai_deploy.samples.digits import digits
     fv.set_seed(0, reproducible=True)
     block, get_y, item, net, loss = dict(
         points=(fv.PointBlock, lambda o: fv.tensor(corners(o)).float(), fv.Resize(32, 'pad'),
@@ -113,18 +113,18 @@ def task_bundle(task, path):
     return fd.export(learn, path, goldens=3, weights=False, progress=False)
 
 def png(path):
-    "A file that a program saved"
+    "A file that a program saved."
     with Image.open(path) as img:
         if img.format != 'PNG' or img.mode not in ('L', 'RGB'): raise RuntimeError(f'{path}: {img.format}, {img.mode}')
         return np.asarray(img)
 
 def other_pixels(got, want, path):
-    "How many pixels of two images differ"
+    "How many pixels of two images differ."
     if got.shape != want.shape: raise RuntimeError(f'{path}: of shape {got.shape}, not {want.shape}')
     return int((got != want).sum())
 
 def try_task(app, about, task, bundle, files, out):
-    "Hold a program's answers for a task against Python's, as JSON and as files: what it may say of itself"
+    "Hold a program's answers for a task against Python's, as JSON and as files: what it may say of itself."
     import fastai_deploy as fd
     model, names = fd.load(bundle, engine='pixels'), ' '.join(f'"{f}"' for f in files)
     run = f'{about["run"].removesuffix("photo.jpg")} --bundle "{bundle}" --json'
@@ -156,7 +156,7 @@ def sh(command, cwd, **env):
     return r.stdout
 
 def answers(app, about, files, out):
-    "{file name: answer} of a program; what its decoder gave stands in `out`, as PPM files"
+    "{file name: answer} of a program; what its decoder gave stands in `out`, as PPM files."
     if 'compare' in about:        # the web page: a script drives it
         (out/'in').mkdir()
         for f in files: shutil.copy(f, out/'in')
@@ -184,9 +184,9 @@ def compare(model, files, said, out):
     return dict(files=len(files), bytes=size, differ=differ, most=most, probability=float(far), labels_equal=equal)
 
 def try_app(name, bundle, jpegs, pngs, tmp, tasks):
-    "Copy, build, test and compare one program: its row of the table. `tasks`: bundles for other tasks"
+    "Copy, build, test and compare one program: its row of the table. `tasks`: bundles for other tasks."
     import fastai_deploy as fd
-    from fastai_deploy.apps import copy_app
+    from fastai_deploy.serve.programs import copy_app
     app, out = tmp/name, tmp/f'{name}-out'
     out.mkdir()
     about = copy_app(name, bundle, app)
@@ -218,12 +218,12 @@ def describe(row):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('names', nargs='*', help='programs; all by default')
-    p.add_argument('--table', action='store_true', help='write nbs/decoders.json')
+    p.add_argument('--table', action='store_true', help='write nbs/reference/decoders.json')
     a = p.parse_args()
     if a.table and a.names: p.error('the table is of all programs: name none')
     warnings.filterwarnings('ignore', category=FutureWarning)   # torch's, about itself
     warnings.filterwarnings('ignore', message='the net is exported as it is')
-    from fastai_deploy.apps import _folder, app_names
+    from fastai_deploy.serve.programs import _folder, app_names
     t, rows, failed, skipped, pets = time.time(), [], [], [], sorted(PETS.glob('*.jpg'))
     with tempfile.TemporaryDirectory(prefix='apps-') as tmp:
         tmp = Path(tmp)

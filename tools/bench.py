@@ -69,7 +69,7 @@ def interleaved(fs, rounds):
 
 def bare(model):
     "The least that must be done: decode, item ops, one bare `session.run`."
-    from fastai_deploy.transforms import apply_item, to_array
+    from fastai_deploy.run.item_tfms import apply_item, to_array
     def f(path):
         img = Image.open(path).convert('RGB')
         return model.session.run(None, {'image': to_array(apply_item(model.spec.item, img))[None]})[0]
@@ -86,9 +86,9 @@ def cold(python, code):
 
 def pixels_graph(path, method, threads):
     "The item transforms of pixels.onnx alone, for a `Resize(224)`: its op, and a session in the file `path`."
-    from fastai_deploy.pixels import item_model
-    from fastai_deploy.spec import Input, Output, Spec
-    from fastai_deploy.transforms import pillow_order
+    from fastai_deploy.graph.pixels import item_model
+    from fastai_deploy.run.spec import Input, Output, Spec
+    from fastai_deploy.run.item_tfms import pillow_order
     op = dict(op='resize', size=[224, 224], method=method, pad_mode='reflection', resample='bilinear',
               order=pillow_order())
     path.write_bytes(item_model(Spec(Input([224, 224]), [op], [], {}, Output([1], 'identity'))))
@@ -98,7 +98,7 @@ def pixels_graph(path, method, threads):
 
 def resizing(method, w, h, threads, rounds, tmp):
     "Median seconds of the graph and of Pillow for one picture of noise in memory."
-    from fastai_deploy.transforms import apply_item, to_array
+    from fastai_deploy.run.item_tfms import apply_item, to_array
     op, session = pixels_graph(tmp/f'{method}.onnx', method, threads)
     a = np.random.default_rng(0).integers(0, 256, (h, w, 3), dtype=np.uint8)
     img = Image.fromarray(a)

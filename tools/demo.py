@@ -36,7 +36,7 @@ def main():
     bundle = OUT/'digits'
     step(1, 'Train a small net on scikit-learn\'s digits, written as JPEG files')
     import fastai_deploy as fd
-    from fastai_deploy.train import train_digits
+    from fastai_deploy.samples.train import train_digits
     learn = train_digits()
     learn.export(OUT.resolve()/'digits.pkl')
 

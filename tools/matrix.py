@@ -1,7 +1,7 @@
 """`make matrix`: bundles made under two versions of Pillow, run under all versions that we name.
 
     make matrix                     every op, filter and version (about half an hour); ends with the table
-    make matrix ARGS=--table        the same; writes nbs/versions.json, which the docs show
+    make matrix ARGS=--table        the same; writes nbs/reference/versions.json, which the docs show
 
 The side that trains writes down what fastai itself makes of some 300 pictures with every item transform: the pets
 photos where there are some, else drawn ones, and odd sizes. The side that runs, with the version to be tried in front
@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 from env import ROOT, find_uv, python_of
 
-TABLE = ROOT/'nbs'/'versions.json'
+TABLE = ROOT/'nbs'/'reference'/'versions.json'
 PETS = ROOT.parent/'shared'/'pets'/'images'
 PLACE = ROOT/'.matrix'
 TOLERANCE = 1e-5
@@ -143,9 +143,9 @@ def make(folder, pictures, whole):
     import fastai.vision.all as fv
 
     import fastai_deploy as fd
-    from fastai_deploy.capture import item_ops
-    from fastai_deploy.pixels import item_model
-    from fastai_deploy.spec import Input, Output, Spec
+    from fastai_deploy.learner.tfms import item_ops
+    from fastai_deploy.graph.pixels import item_model
+    from fastai_deploy.run.spec import Input, Output, Spec
     tfms, files = item_tfms(whole), [Path(o) for o in pictures]
     ops = {n: item_ops(SimpleNamespace(after_item=fv.Pipeline([t, fv.ToTensor()]))) for n, t in tfms.items()}
     for i, o in enumerate(ops.values()):
@@ -166,8 +166,8 @@ def make(folder, pictures, whole):
 
 def by_pillow(ops, img):
     "The digest of what the item transforms make of a picture in Pillow; None where they refuse."
-    from fastai_deploy.spec import ImageError
-    from fastai_deploy.transforms import apply_item, to_array
+    from fastai_deploy.run.errors import ImageError
+    from fastai_deploy.run.item_tfms import apply_item, to_array
     try: return digest(to_array(apply_item(ops, img)))
     except ImageError: return None
 
@@ -184,9 +184,9 @@ def run(folder):
     import numpy as np
 
     import fastai_deploy as fd
-    from fastai_deploy.images import open_image
-    from fastai_deploy.runtime import make_session
-    from fastai_deploy.transforms import check_item
+    from fastai_deploy.run.image import open_image
+    from fastai_deploy.run.session import make_session
+    from fastai_deploy.run.item_tfms import check_item
     made = json.loads((folder/'made.json').read_text(encoding='utf-8'))
     cases = [(n, o['ops'], make_session((folder/f'{i}.onnx').read_bytes(), threads=1))
              for i, (n, o) in enumerate(made['cases'].items())]
@@ -259,7 +259,7 @@ def matrix(whole=True, pythons=(), workers=2):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--table', action='store_true', help='write nbs/versions.json')
+    p.add_argument('--table', action='store_true', help='write nbs/reference/versions.json')
     p.add_argument('--trained-by', type=Path, nargs='*', default=[], metavar='PYTHON',
                    help='Pythons of other environments with fastai, whose bundles are tried too')
     p.add_argument('--few', action='store_true', help='one transform of each kind, as the tests do')

@@ -6,11 +6,15 @@ from pathlib import Path
 from shutil import copytree, ignore_patterns
 
 LIB, NBS = 'fastai_deploy', 'nbs'
-RUN_SIDE = {'numpy', 'PIL', 'onnxruntime'}                        # all that notebooks 00 to 09 may import
-FASTAI_ROOMS = {'data', 'train', 'tasks', 'capture', 'verifying'} # where fastai may be imported
-TORCH_ROOMS = {'heads', 'rebuild', 'unet', 'batch', 'deployed', 'graph', 'resample', 'pixels'} # no fastai
-TORCH_SIDE = RUN_SIDE | {'torch', 'torchvision', 'timm', 'onnx', 'onnxscript', 'safetensors'}
-FASTAI = {'fastai', 'fastcore', 'fastprogress', 'fastdownload', 'fasttransform'}
+OURS = dict(run=[], nets=['run'], graph=['run', 'nets'], learner=['run', 'nets', 'graph'], samples=['run'],
+            serve=['run'])                                        # folder -> folders below it
+RUN = {'numpy', 'PIL', 'onnxruntime'}
+TORCH = RUN | {'torch', 'torchvision', 'timm', 'safetensors'}
+FASTAI = {'fastai', 'fastcore', 'fastprogress', 'fasttransform', 'plum'}
+ONNX = {'onnx', 'onnxscript'}
+MAY_IMPORT = dict(run=RUN, nets=TORCH, graph=TORCH | ONNX, learner=TORCH | ONNX | FASTAI,
+                  samples=TORCH | ONNX | FASTAI | {'sklearn'}, serve=RUN)   # folder -> packages, at the top of a module
+LAZILY = dict(serve=['nets', 'graph', 'learner', 'samples'])      # inside a function, with any package
 
 # --- reading
 
@@ -36,29 +40,31 @@ def default_exp(path):
     found = [m[1] for _, s, _ in cells(path) if (m := re.search(r'(?m)^\s*#\|\s*default_exp\s+(\S+)', s))]
     return found[0] if found else None
 
-def number(path):
-    "The number in front of a notebook's name: 4 for 04_runtime.ipynb, 7.01 for 07a_guard.ipynb; index has none."
-    m = re.match(r'(\d+)([a-z]?)_', path.name)
-    return int(m[1]) + (ord(m[2]) - ord('a') + 1 if m[2] else 0)/100 if m else None
-
 def modules(root):
-    "Module name -> (notebook number, path of the .py), for the notebooks that write one."
-    return {m: (number(p), root/LIB/f'{m}.py') for p in notebooks(root) if (m := default_exp(p))}
+    "Module ('run.spec') -> (its notebook's number within the folder, path of the .py)."
+    return {m: (number(p), root/LIB/f'{m.replace(".", "/")}.py') for p in notebooks(root) if (m := default_exp(p))}
+
+def number(path):
+    "The number in front of a notebook's name: 4 for 04_runtime.ipynb; index has none."
+    m = re.match(r'(\d+)_', path.name)
+    return int(m[1]) if m else None
 
 def imports(path):
     "(name, lazy) of each import in a module, own modules as '.name'; `need('x')` and `import_module('x')` count."
     tree, out = ast.parse(path.read_text(encoding='utf-8')), []
+    lib = next(o for o in path.parents if o.name == LIB)
     top = {id(n) for n in tree.body}
     for n in ast.walk(tree):
         names = []
         if isinstance(n, ast.Import): names = [a.name for a in n.names]
         elif isinstance(n, ast.ImportFrom):
-            if not n.level: names = [n.module]
-            else: names = ['.' + n.module] if n.module else ['.' + a.name for a in n.names]
+            names = [n.module] if n.module else [a.name for a in n.names]
+            if n.level: names = ['.'.join(['', *path.relative_to(lib).parts[:-n.level], o]) for o in names]
         elif isinstance(n, ast.Call) and n.args and isinstance(n.args[0], ast.Constant):
             f = getattr(n.func, 'id', getattr(n.func, 'attr', ''))
             if f in ('need', 'import_module', '__import__'): names = [n.args[0].value]
         for o in filter(None, names):
+            if o == LIB: continue               # what is public comes from everywhere, when it is used
             o = re.sub(rf'^{LIB}\.', '.', o)
             out.append((o if o[0] == '.' else o.split('.')[0], id(n) not in top))
     return out
@@ -144,47 +150,47 @@ def sidebar(root):
 # --- modules
 
 def one_home(root):
-    "No two notebooks write one module, and none is named like a package that we use."
-    mods = [m for p in notebooks(root) if (m := default_exp(p))]
-    taken = TORCH_SIDE | FASTAI | {'gradio', 'nbdev', 'pytest', 'jsonschema', 'matplotlib', 'sklearn'}
+    "A notebook stands in its module's folder; no two write one module; none is named like a package or a function."
+    mods, taken = [m for p in notebooks(root) if (m := default_exp(p))], set().union(*MAY_IMPORT.values(), {'gradio'})
+    public = re.findall(r"'([\w ]+)'", (root/LIB/'__init__.py').read_text(encoding='utf-8'))
     return ([f'two notebooks write {m}.py' for m in sorted({m for m in mods if mods.count(m) > 1})]
-            + [f'module {m} is named like a package' for m in mods if m in taken]
-            + [f'{p.name} is named like a package' for p in notebooks(root)
-               if re.sub(r'^\d+[a-z]?_', '', p.stem) in taken])
+            + [f'{p.name} writes {m}, which is not in its folder or has another name' for p in notebooks(root)
+               if (m := default_exp(p)) and m != '.'.join((p.parent.name, re.sub(r'^\d+_', '', p.stem)))]
+            + [f'module {m} is named like a package' for m in mods if m.split('.')[-1] in taken]
+            + [f'folder {f} is named like a function' for f in OURS if f in ' '.join(public).split()])
 
 def orphans(root):
     "Every module comes from a notebook, and every notebook's module is there."
     mods, own = modules(root), {'__init__', '__main__', '_modidx'}
-    found = {p.stem for p in (root/LIB).rglob('*.py')} - own
+    files = [p for p in (root/LIB).rglob('*.py') if p.stem not in own]
+    found = {'.'.join(p.relative_to(root/LIB).with_suffix('').parts) for p in files}
     return ([f'{LIB}/{o}.py: no notebook writes it' for o in sorted(found - set(mods))]
             + [f'{LIB}/{o}.py is missing' for o in sorted(set(mods) - found)])
 
 def downward(root):
-    "A module imports only from notebooks with a lower number, and only what its room may."
-    mods, bad = modules(root), []
-    for m, (n, path) in mods.items():
-        if not path.exists(): continue
-        for name, lazy in imports(path):
-            why = not_allowed(m, n, name, lazy, mods)
-            if why: bad.append(f'{m}.py imports {name}: {why}')
-    return bad
+    "A module imports only what its folder may, and from its own folder only notebooks with a lower number."
+    mods = modules(root)
+    return [f'{m}.py imports {name}: {why}' for m, (_, path) in mods.items() if path.exists()
+            for name, lazy in imports(path) if (why := not_allowed(m, name, lazy, mods))]
 
-def not_allowed(m, n, name, lazy, mods):
-    "Why module `m` of notebook number `n` may not import `name`, or None."
+def not_allowed(m, name, lazy, mods):
+    "Why module `m` may not import `name`, or None."
+    folder = m.split('.')[0]
+    if folder not in OURS: return f'{folder} is no folder of the library'
+    lazily = LAZILY.get(folder, []) if lazy else []
     if name[0] == '.':
-        k = mods.get(name[1:].split('.')[0], (None,))[0]
-        if k is None: return 'no notebook writes it'
-        if k >= n: return 'upward'
-        return 'a train-side module, at the top' if n >= 30 and 10 <= k < 30 and not lazy else None
-    if name in sys.stdlib_module_names or name == '__future__': return None
-    if name in FASTAI: return None if m in FASTAI_ROOMS else 'fastai belongs to ' + ', '.join(sorted(FASTAI_ROOMS))
-    if n < 10: return None if name in RUN_SIDE else 'not on the run side'
-    if m in TORCH_ROOMS: return None if name in TORCH_SIDE else 'not in a torch room'
-    return 'heavy, at the top' if n >= 30 and not lazy and name not in RUN_SIDE else None
+        other = name[1:]
+        if other not in mods: return 'no notebook writes it'
+        theirs = other.split('.')[0]
+        if theirs == folder: return None if mods[other][0] < mods[m][0] else 'upward'
+        return None if theirs in OURS[folder] + lazily else f'{folder} may not import {theirs}' + (
+            '' if lazy or theirs not in LAZILY.get(folder, []) else ' at the top')
+    if name in sys.stdlib_module_names or name == '__future__' or name in MAY_IMPORT[folder] or lazily: return None
+    return f'not among the packages of {folder}'
 
 def no_pickle(root):
     "The run side reads no pickles."
-    return [f'{m}.py: {o[0]}' for m, (n, p) in modules(root).items() if n is not None and n < 10 and p.exists()
+    return [f'{m}.py: {o[0]}' for m, (_, p) in modules(root).items() if m.startswith('run.') and p.exists()
             for o in re.finditer(r'\bpickle\b|allow_pickle\s*=\s*True|torch\.load|\bshelve\b|\bmarshal\b',
                                  p.read_text(encoding='utf-8'))]
 

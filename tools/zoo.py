@@ -1,4 +1,4 @@
-"""`make zoo`: which nets? One of every family that fastai can train: capture, rebuild, ONNX, parity; into nbs/zoo.json.
+"""`make zoo`: which nets? One of every family that fastai can train, into nbs/reference/zoo.json.
 
     make zoo                                      what the table does not have yet
     make zoo ARGS="--again timm/beit vgg11_bn"    these families or nets, again
@@ -11,7 +11,7 @@ import argparse, gc, importlib.metadata, json, math, os, queue, subprocess, sys,
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-TABLE, CACHE = ROOT/'nbs'/'zoo.json', ROOT/'_proc'/'zoo_families.json'
+TABLE, CACHE = ROOT/'nbs'/'reference'/'zoo.json', ROOT/'_proc'/'zoo_families.json'
 COLUMNS = 'family net weights size result exporter parity seconds cause'.split()
 RESULTS = dict(rebuilt='made again without fastai, from its description and weights', opaque='exported as it is',
                failed='not exported', fastai='fastai itself cannot build or run it')
@@ -127,7 +127,7 @@ def a_learner(arch, size):
     from fastai.vision.all import Normalize, Resize, imagenet_stats, vision_learner
     from fastai.vision.data import ImageDataLoaders
 
-    from fastai_deploy.data import digits
+    from fastai_deploy.samples.digits import digits
     dls = ImageDataLoaders.from_folder(digits(), valid_pct=.1, seed=0, bs=2, num_workers=0, item_tfms=Resize(size),
                                        batch_tfms=[Normalize.from_stats(*imagenet_stats)])
     try: learn = vision_learner(dls, arch, pretrained=False, normalize=False)
@@ -185,9 +185,9 @@ def _run(row):
     import numpy as np
     import onnxruntime as ort
 
-    from fastai_deploy.capture import capture
-    from fastai_deploy.graph import export_onnx
-    from fastai_deploy.rebuild import rebuild
+    from fastai_deploy.learner.capture import capture
+    from fastai_deploy.graph.to_onnx import export_onnx
+    from fastai_deploy.nets.rebuild import rebuild
     row['result'], lib = 'fastai', row['family'].split('/')[0]
     size = own_size(row['net'], row['family'])
     row['size'] = 'x'.join(map(str, size))

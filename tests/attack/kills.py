@@ -2,8 +2,9 @@
 import os, random, signal, subprocess, sys, time
 from pathlib import Path
 
-from fastai_deploy.bundle import open_bundle, write_bundle
-from fastai_deploy.spec import Input, Output, Spec
+from fastai_deploy.run.bundle import open_bundle
+from fastai_deploy.run.write_bundle import write_bundle
+from fastai_deploy.run.spec import Input, Output, Spec
 
 SPEC = Spec(Input([8, 8]), [], [], dict(source='opaque', why='a toy'), Output([3], 'softmax'))
 

@@ -12,11 +12,13 @@ from onnx import helper as h
 
 from toy import toy
 
-from fastai_deploy.bundle import write_bundle
-from fastai_deploy.guard import OPERATORS, check_model
-from fastai_deploy.pixels import pixels_model
-from fastai_deploy.runtime import make_session, try_out
-from fastai_deploy.spec import BundleError, Input, Output, Spec
+from fastai_deploy.run.write_bundle import write_bundle
+from fastai_deploy.run.guard import OPERATORS, check_model
+from fastai_deploy.graph.pixels import pixels_model
+from fastai_deploy.run.loading import try_out
+from fastai_deploy.run.session import make_session
+from fastai_deploy.run.errors import BundleError
+from fastai_deploy.run.spec import Input, Output, Spec
 
 # --- building
 

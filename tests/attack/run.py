@@ -2,7 +2,7 @@
 
     python tests/attack/run.py                      a sample of every corpus
     python tests/attack/run.py images --n 2000      more of one
-    python tests/attack/run.py --table              all of them, at length; writes nbs/attacks.json, which the docs show
+    python tests/attack/run.py --table              all of them, at length; writes nbs/reference/attacks.json
 
 A corpus is a module beside this file: `cases(seed, n)` yields (class, case), `attack(case, folder)` runs one case and
 says 'refused', or 'answered' or 'opened'. What else may happen, and must not: another exception than ours, a wrong
@@ -31,7 +31,7 @@ def child(corpus, seed, n, start):
     out = os.fdopen(os.dup(1), 'w', encoding='utf-8', buffering=1)
     os.dup2(2, 1)                # whatever a library prints is not mixed with the lines
     sys.path[:0] = [str(HERE), str(ROOT)]
-    from fastai_deploy.spec import FastaiDeployError
+    from fastai_deploy.run.errors import FastaiDeployError
     module = importlib.import_module(corpus)
     with tempfile.TemporaryDirectory() as folder:
         for i, (name, case) in enumerate(module.cases(seed, n)):
@@ -99,7 +99,7 @@ def main():
     p.add_argument('corpora', nargs='*', help='bundles, images, kills, models; all by default')
     p.add_argument('--n', type=int, help='how many cases of each')
     p.add_argument('--seed', type=int, default=0)
-    p.add_argument('--table', action='store_true', help='many cases of all; write nbs/attacks.json')
+    p.add_argument('--table', action='store_true', help='many cases of all; write nbs/reference/attacks.json')
     p.add_argument('--child', type=int, metavar='START', help=argparse.SUPPRESS)
     a = p.parse_args()
     if a.child is not None: return child(a.corpora[0], a.seed, a.n, a.child)
@@ -113,7 +113,7 @@ def main():
         table[corpus], failed = {k: dict(v) for k, v in sorted(found.items())}, failed + len(bad)
     if a.table and not a.corpora:
         text = json.dumps(dict(made_by=versions(), seed=a.seed, found=table), indent=1) + '\n'
-        (ROOT/'nbs'/'attacks.json').write_text(text, encoding='utf-8')
+        (ROOT/'nbs'/'reference'/'attacks.json').write_text(text, encoding='utf-8')
     print(f'{failed} bad outcomes')
     sys.exit(1 if failed else 0)
 

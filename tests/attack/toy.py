@@ -10,10 +10,11 @@ from onnx import TensorProto as T, helper as h, numpy_helper
 from PIL import Image
 
 import fastai_deploy as fd
-from fastai_deploy.bundle import open_bundle, vocab_text, write_bundle
-from fastai_deploy.parity import golden_entry
-from fastai_deploy.runtime import Tracer, replay
-from fastai_deploy.spec import Input, Output, Spec, class_tasks
+from fastai_deploy.run.bundle import open_bundle, vocab_text
+from fastai_deploy.run.write_bundle import write_bundle
+from fastai_deploy.run.goldens import golden_entry
+from fastai_deploy.run.model import Tracer, replay
+from fastai_deploy.run.spec import Input, Output, Spec, class_tasks
 
 TASKS = dict(classification=('softmax', 'probs', [5]), multilabel=('sigmoid', 'probs', [5]),
              regression=('identity', 'values', [2]), points=('identity', 'points', [4]),
