@@ -16,7 +16,7 @@ _homes = {
     'run.loading': 'load', 'run.model': 'Model', 'run.custom_ops': 'register_op',
     'run.answers': 'Prediction MultiLabel Values Points Mask Picture', 'run.spec': 'Spec',
     'run.bundle': 'Bundle open_bundle', 'run.parity': 'Parity', 'run.goldens': 'Golden',
-    'run.errors': 'FastaiDeployError BundleError ImageError UnsupportedError ParityError MissingExtraError'}
+    'run.basics': 'FastaiDeployError BundleError ImageError UnsupportedError ParityError MissingExtraError'}
 _home = {name: home for home, names in _homes.items() for name in names.split()}
 
 def __getattr__(name):
@@ -25,7 +25,7 @@ def __getattr__(name):
     try: globals()[name] = value = getattr(import_module(f'{__name__}.{_home[name]}'), name)
     except ModuleNotFoundError as e:
         if (e.name or '').startswith(__name__): raise
-        from .run.errors import MissingExtraError
+        from .run.basics import MissingExtraError
         extra = '[export]' if name == 'export' else ''
         raise MissingExtraError(f"fastai_deploy.{name} needs {e.name}: pip install 'fastai_deploy{extra}'") from e
     return value

@@ -12,7 +12,7 @@ from fastai.vision.core import PILImage, PILImageBW
 from PIL import Image
 
 from fastai_deploy.run.image import FORMATS, open_image
-from fastai_deploy.run.errors import ImageError
+from fastai_deploy.run.basics import ImageError
 
 class PILImageA(PILImage):
     "A picture with transparency: fastai has no class for it, its users write this one."

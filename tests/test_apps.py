@@ -9,7 +9,7 @@ import pytest
 from fastai_deploy import load, verify
 from fastai_deploy.serve.programs import app_names, copy_app
 from fastai_deploy.run.bundle import open_bundle
-from fastai_deploy.run.errors import BundleError, FastaiDeployError
+from fastai_deploy.run.basics import BundleError, FastaiDeployError
 
 APPS = Path(__file__).resolve().parent.parent/'apps'
 KEYS = {'about', 'needs', 'decoder', 'debian', 'build', 'run', 'test'}

@@ -15,7 +15,7 @@ import pytest
 from fastai_deploy.run import write_bundle as writing
 from fastai_deploy.run.bundle import open_bundle
 from fastai_deploy.run.write_bundle import check_place, update_bundle, write_bundle
-from fastai_deploy.run.errors import BundleError
+from fastai_deploy.run.basics import BundleError
 from fastai_deploy.run.spec import Input, Output, Spec
 
 SPEC = Spec(Input([8, 8]), [], [], dict(source='opaque', why='a toy'), Output([3], 'softmax'))

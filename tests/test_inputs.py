@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 from fastai_deploy.run import image
 from fastai_deploy.run.image import FORMATS, open_image
-from fastai_deploy.run.errors import ImageError
+from fastai_deploy.run.basics import ImageError
 
 @pytest.mark.filterwarnings('ignore::UserWarning:PIL')   # what it says of a cut-off TIFF
 @pytest.mark.parametrize('row', ROWS, ids=lambda o: f'{o.group}: {o.name}')

@@ -26,7 +26,7 @@ from PIL import Image
 from fastai_deploy.nets.batch_tfms import batch_module, batch_size_after
 from fastai_deploy.learner.tfms import batch_ops, item_ops
 from fastai_deploy.run.image import open_image
-from fastai_deploy.run.errors import ImageError, UnsupportedError
+from fastai_deploy.run.basics import ImageError, UnsupportedError
 from fastai_deploy.run.item_tfms import apply_item, check_item, item_size, pillow_order, to_array
 
 EXAMPLES = int(os.environ.get('FASTAI_DEPLOY_EXAMPLES', 2500))

@@ -166,7 +166,7 @@ def make(folder, pictures, whole):
 
 def by_pillow(ops, img):
     "The digest of what the item transforms make of a picture in Pillow; None where they refuse."
-    from fastai_deploy.run.errors import ImageError
+    from fastai_deploy.run.basics import ImageError
     from fastai_deploy.run.item_tfms import apply_item, to_array
     try: return digest(to_array(apply_item(ops, img)))
     except ImageError: return None

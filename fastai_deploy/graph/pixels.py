@@ -18,7 +18,7 @@ from ..run.bundle import vocab_text
 from ..run.geometry import steps
 from .pillow_resize import (
     F64, I32, I64, U8, function_protos, nearest_scaler, opset, picker, scaler)
-from ..run.errors import UnsupportedError
+from ..run.basics import UnsupportedError
 from ..run.spec import Spec
 from ..run.item_tfms import _rrc_size, item_size
 

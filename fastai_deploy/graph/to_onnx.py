@@ -29,7 +29,7 @@ from ..nets.batch_tfms import batch_module
 from ..nets.pipeline import Deployed
 from ..run.guard import check_model
 from ..nets.heads import one_line, spread
-from ..run.errors import BundleError, UnsupportedError
+from ..run.basics import BundleError, UnsupportedError
 
 # %% ../../nbs/graph/00_to_onnx.ipynb #quiet
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ from .tfms import _names, batch_ops, item_ops
 from ..nets.batch_tfms import batch_channels_after, batch_size_after
 from ..nets.describe import describe_net
 from ..nets.unet import describe_unet, is_unet
-from ..run.errors import UnsupportedError
+from ..run.basics import UnsupportedError
 from ..run.item_tfms import item_size
 from ..run.spec import Input, Spec
 

@@ -26,7 +26,7 @@ from ..run.parity import Parity
 from ..graph.pixels import no_pixels, pixels_model
 from ..nets.rebuild import rebuild
 from ..run.loading import load
-from ..run.errors import FastaiDeployError, UnsupportedError
+from ..run.basics import FastaiDeployError, UnsupportedError
 from ..run.item_tfms import apply_item
 from ..nets.unet import rebuild_unet
 from .verify import LearnerTracer, hold, untouched, valid_items

@@ -9,7 +9,7 @@ __all__ = ['load_learner']
 import pickle, types
 from pathlib import Path
 
-from ..run.errors import FastaiDeployError, MissingExtraError, need
+from ..run.basics import FastaiDeployError, MissingExtraError, need
 
 # %% ../../nbs/learner/06_export_pkl.ipynb #stand-in
 _known = {'fastai', 'fastcore', 'fasttransform', 'torch', 'torchvision', 'timm', 'numpy', 'PIL', 'plum', 'builtins'}

@@ -22,7 +22,7 @@ from fastcore import basics
 from fasttransform import Transform, compose_tfms
 
 from .target import created_class, describe_transform
-from ..run.errors import UnsupportedError
+from ..run.basics import UnsupportedError
 from ..run.image import open_image
 from ..run.spec import Input
 

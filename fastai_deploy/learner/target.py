@@ -28,7 +28,7 @@ from PIL import Image
 from torch import nn
 
 from ..nets.heads import one_line
-from ..run.errors import UnsupportedError
+from ..run.basics import UnsupportedError
 from ..run.spec import Output, class_tasks
 from ..nets.unet import plain_copy
 

@@ -25,7 +25,7 @@ from plum import NotFoundLookupError
 
 from .target import describe_transform
 from ..run.custom_ops import captured_op
-from ..run.errors import UnsupportedError
+from ..run.basics import UnsupportedError
 from ..run.item_tfms import pillow_order
 
 # %% ../../nbs/learner/01_tfms.ipynb #inactive

@@ -21,7 +21,7 @@ from ..run.image import MAX_PIXELS, open_image
 from ..run.parity import Parity, Trace
 from ..run.loading import load
 from ..run.model import Model, Tracer, doubt, held, show_progress
-from ..run.errors import FastaiDeployError, MissingExtraError, ParityError, need
+from ..run.basics import FastaiDeployError, MissingExtraError, ParityError, need
 from ..run.spec import Input
 
 # %% ../../nbs/learner/04_verify.ipynb #watch

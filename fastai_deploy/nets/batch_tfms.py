@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from ..run.geometry import valid_crop
-from ..run.errors import UnsupportedError
+from ..run.basics import UnsupportedError
 
 # %% ../../nbs/nets/05_batch_tfms.ipynb #identity-grid
 def _identity_grid(h, w, align_corners):

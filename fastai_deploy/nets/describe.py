@@ -15,7 +15,7 @@ from torch import nn
 
 from .heads import describe_head, one_line, spread
 from .rebuild import _cut_body, _first_conv, _resnet, rebuild
-from ..run.errors import UnsupportedError
+from ..run.basics import UnsupportedError
 
 # %% ../../nbs/nets/03_describe.ipynb #chans
 def _first_width(m):

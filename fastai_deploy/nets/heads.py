@@ -12,7 +12,7 @@ import re
 import torch
 from torch import nn
 
-from ..run.errors import FastaiDeployError, UnsupportedError
+from ..run.basics import FastaiDeployError, UnsupportedError
 
 # %% ../../nbs/nets/00_heads.ipynb #layers
 class AdaptiveConcatPool2d(nn.Module):

@@ -9,7 +9,7 @@ __all__ = ['TORCH_ACTS', 'with_flip', 'Deployed']
 import torch
 from torch import nn
 
-from ..run.errors import UnsupportedError
+from ..run.basics import UnsupportedError
 
 # %% ../../nbs/nets/06_pipeline.ipynb #activations
 TORCH_ACTS = dict(softmax=lambda x: x.softmax(1), sigmoid=torch.sigmoid, identity=torch.clone,

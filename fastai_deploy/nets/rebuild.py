@@ -14,7 +14,7 @@ from torch import nn
 
 from .heads import build_head
 from .xresnet import xresnet
-from ..run.errors import FastaiDeployError, UnsupportedError
+from ..run.basics import FastaiDeployError, UnsupportedError
 
 # %% ../../nbs/nets/02_rebuild.ipynb #net
 class Net(nn.Module):

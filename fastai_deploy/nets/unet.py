@@ -20,7 +20,7 @@ from torch.utils.hooks import RemovableHandle
 from .heads import SigmoidRange, build_head, describe_head, one_line
 from .describe import _body_as_made, _check_own, _check_ran, _check_tree, _describe_body
 from .rebuild import RebuildError, _build_body, _first_conv, check_weights
-from ..run.errors import UnsupportedError
+from ..run.basics import UnsupportedError
 
 # %% ../../nbs/nets/04_unet.ipynb #plain-copy
 def _stored(m):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from .errors import BundleError, UnsupportedError
+from .basics import BundleError, UnsupportedError
 
 # %% ../../nbs/run/06_answers.ipynb #softmax
 def _softmax(x):

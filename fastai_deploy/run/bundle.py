@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
-from .errors import BundleError
+from .basics import BundleError
 from .spec import Spec, class_tasks
 
 # %% ../../nbs/run/09_bundle.ipynb #digest

@@ -11,7 +11,7 @@ from importlib import import_module, metadata
 
 from PIL import Image
 
-from .errors import BundleError, ImageError, UnsupportedError
+from .basics import BundleError, ImageError, UnsupportedError
 
 # %% ../../nbs/run/03_custom_ops.ipynb #register
 _ops, _transforms = {}, {}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .errors import UnsupportedError
+from .basics import UnsupportedError
 from .item_tfms import _ratio_size, _resize_box, _rrc_size
 
 # %% ../../nbs/run/05_geometry.ipynb #valid-crop

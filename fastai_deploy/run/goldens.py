@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from .bundle import Bundle
-from .errors import BundleError
+from .basics import BundleError
 from .image import open_image
 from .parity import Trace, fingerprint, sample
 from .answers import number

@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from .errors import BundleError, plain
+from .basics import BundleError, plain
 
 # %% ../../nbs/run/11_guard.ipynb #refused
 class _Refused(Exception):

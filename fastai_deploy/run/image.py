@@ -11,7 +11,7 @@ import io, os, re, struct, threading
 import numpy as np
 from PIL import Image, ImageFile
 
-from .errors import ImageError, UnsupportedError
+from .basics import ImageError, UnsupportedError
 
 # %% ../../nbs/run/02_image.ipynb #formats
 FORMATS = 'JPEG', 'PNG', 'GIF', 'WEBP', 'BMP', 'TIFF', 'PPM'  # opened if no more are asked for; MPO is a kind of JPEG

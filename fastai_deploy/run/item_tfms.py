@@ -15,7 +15,7 @@ import PIL
 from PIL import Image
 
 from .custom_ops import custom, find_op
-from .errors import BundleError, ImageError, UnsupportedError
+from .basics import BundleError, ImageError, UnsupportedError
 from .schema import spec_schema, validate
 
 # %% ../../nbs/run/04_item_tfms.ipynb #check-step

@@ -15,7 +15,7 @@ import numpy as np
 
 from .bundle import open_bundle
 from .custom_ops import _ops
-from .errors import BundleError, FastaiDeployError, ImageError, ParityError, UnsupportedError
+from .basics import BundleError, FastaiDeployError, ImageError, ParityError, UnsupportedError
 from .goldens import Golden, golden_traces, open_golden
 from .image import FORMATS
 from .model import Model, _opened, doubt, parity_of

@@ -15,7 +15,7 @@ import numpy as np
 import onnxruntime as ort
 
 from .bundle import Bundle, vocab_text
-from .errors import BundleError, FastaiDeployError, ImageError, ParityError
+from .basics import BundleError, FastaiDeployError, ImageError, ParityError
 from .geometry import steps
 from .goldens import golden_traces, read_goldens
 from .guard import check_model

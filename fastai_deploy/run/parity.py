@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
-from .errors import BundleError, ParityError, plain
+from .basics import BundleError, ParityError, plain
 from .schema import read_json, spec_schema, validate
 from .spec import class_tasks
 from .tasks import largest, slack

@@ -10,7 +10,7 @@ import json, math, re
 from functools import lru_cache
 from importlib import resources
 
-from .errors import BundleError
+from .basics import BundleError
 
 # %% ../../nbs/run/01_schema.ipynb #schema
 @lru_cache(maxsize=1)

@@ -8,7 +8,7 @@ __all__ = ['make_session', 'tap']
 # %% ../../nbs/run/14_session.ipynb #imports
 import onnxruntime as ort
 
-from .errors import BundleError, FastaiDeployError
+from .basics import BundleError, FastaiDeployError
 
 # %% ../../nbs/run/14_session.ipynb #session
 def make_session(

@@ -9,7 +9,7 @@ __all__ = ['class_tasks', 'Input', 'Output', 'Spec']
 import json
 from dataclasses import asdict, dataclass, field
 
-from .errors import BundleError
+from .basics import BundleError
 from .schema import _short, read_json, validate
 
 # %% ../../nbs/run/08_spec.ipynb #spec-parts

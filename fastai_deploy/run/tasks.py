@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 
 from .answers import Mask, MultiLabel, Picture, Points, Values, decode, levels
-from .errors import BundleError
+from .basics import BundleError
 from .geometry import window
 
 # %% ../../nbs/run/07_tasks.ipynb #decode-tasks

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .bundle import (
     Bundle, _Zip, _check_lengths, _most, _open_file, _reading, _source, digest, open_bundle)
-from .errors import BundleError
+from .basics import BundleError
 from .schema import spec_schema
 from .spec import Spec
 

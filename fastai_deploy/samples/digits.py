@@ -14,7 +14,7 @@ from PIL import Image
 from fastai.data.external import fastai_path
 from sklearn.datasets import load_digits
 
-from ..run.errors import FastaiDeployError
+from ..run.basics import FastaiDeployError
 
 # %% ../../nbs/samples/00_digits.ipynb #draw
 def _draw(scan, rng):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fastai.data.external import URLs, fastai_path, untar_data
 
-from ..run.errors import FastaiDeployError
+from ..run.basics import FastaiDeployError
 
 # %% ../../nbs/samples/02_pets.ipynb #pets
 def pets() -> Path: # The folder `oxford-iiit-pet`; the photos are in its `images`

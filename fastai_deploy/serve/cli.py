@@ -19,7 +19,7 @@ from .formats import (
     RowFile, csv_columns, csv_line, csv_row, facts, forms, json_row, json_text, places, reason, save, text_row)
 from ..run.loading import load, try_out
 from ..run.model import show_progress
-from ..run.errors import FastaiDeployError, ParityError, plain
+from ..run.basics import FastaiDeployError, ParityError, plain
 
 # %% ../../nbs/serve/03_cli.ipynb #pictures
 _suffixes = set('.jpg .jpeg .jpe .jfif .png .gif .bmp .tif .tiff .webp .avif .ppm .pgm .pbm .tga .ico .jp2'.split())

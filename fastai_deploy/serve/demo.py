@@ -19,7 +19,7 @@ from ..run.goldens import golden_traces
 from ..run.parity import Parity
 from ..run.loading import load
 from ..run.model import Model
-from ..run.errors import FastaiDeployError, need
+from ..run.basics import FastaiDeployError, need
 
 # %% ../../nbs/serve/02_demo.ipynb #picture
 def _picture(gr):

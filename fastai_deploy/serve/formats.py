@@ -14,7 +14,7 @@ from PIL import Image
 
 from ..run.answers import Mask, number
 from ..run.bundle import Bundle
-from ..run.errors import FastaiDeployError, plain
+from ..run.basics import FastaiDeployError, plain
 from ..run.spec import Spec
 
 # %% ../../nbs/serve/00_formats.ipynb #text

@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 
 from ..run.bundle import open_bundle
-from ..run.errors import BundleError, FastaiDeployError
+from ..run.basics import BundleError, FastaiDeployError
 
 # %% ../../nbs/serve/01_programs.ipynb #folder
 def _folder() -> Path:

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from fastai_deploy.run.image import FORMATS, open_image
-from fastai_deploy.run.errors import ImageError
+from fastai_deploy.run.basics import ImageError
 
 MAX = 50_000_000
 FAX = 'group3', 'group4', 'tiff_ccitt'     # of damaged ones libtiff leaves memory as it was: no two times alike

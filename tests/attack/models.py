@@ -17,7 +17,7 @@ from fastai_deploy.run.guard import OPERATORS, check_model
 from fastai_deploy.graph.pixels import pixels_model
 from fastai_deploy.run.loading import try_out
 from fastai_deploy.run.session import make_session
-from fastai_deploy.run.errors import BundleError
+from fastai_deploy.run.basics import BundleError
 from fastai_deploy.run.spec import Input, Output, Spec
 
 # --- building

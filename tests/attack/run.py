@@ -31,7 +31,7 @@ def child(corpus, seed, n, start):
     out = os.fdopen(os.dup(1), 'w', encoding='utf-8', buffering=1)
     os.dup2(2, 1)                # whatever a library prints is not mixed with the lines
     sys.path[:0] = [str(HERE), str(ROOT)]
-    from fastai_deploy.run.errors import FastaiDeployError
+    from fastai_deploy.run.basics import FastaiDeployError
     module = importlib.import_module(corpus)
     with tempfile.TemporaryDirectory() as folder:
         for i, (name, case) in enumerate(module.cases(seed, n)):
