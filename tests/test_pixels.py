@@ -17,7 +17,7 @@ import onnxruntime as ort
 from onnx import helper
 from PIL import Image
 
-from fastai_deploy.run.tasks import FINISHED, finished
+from fastai_deploy.run.tasks import TASKS, finished
 from fastai_deploy.run.bundle import vocab_text
 from fastai_deploy.run.write_bundle import update_bundle, write_bundle
 from fastai_deploy.run.geometry import window
@@ -26,6 +26,8 @@ from fastai_deploy.run.model import Tracer
 from fastai_deploy.run.basics import ImageError
 from fastai_deploy.run.spec import Input, Output, Spec
 from fastai_deploy.run.item_tfms import ORDERS, RESAMPLES, apply_item, item_size, to_array
+
+FINISHED = {name: task.finished for name, task in TASKS.items() if task.finished}
 
 PICTURES = int(os.environ.get('FASTAI_DEPLOY_PIXELS', 20))
 PADS = 'zeros', 'border', 'reflection'

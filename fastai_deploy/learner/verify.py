@@ -14,7 +14,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-from ..run.tasks import decode_answer, label, numbers
+from ..run.tasks import TASKS, decode_answer
 from ..run.bundle import open_bundle
 from ..run.write_bundle import check_place, update_bundle
 from ..run.image import MAX_PIXELS, open_image
@@ -60,15 +60,9 @@ def untouched(
 # %% ../../nbs/learner/04_verify.ipynb #told
 def _told(spec, target, decoded, raw) -> tuple:
     "(numbers, label, decided) of what `learn.predict` gave; classes by the names that the bundle has for them."
-    task, name = spec.task, lambda label: (spec.output.names or {}).get(str(label), str(label))
-    raw, none = raw.detach().cpu().float().numpy(), np.zeros(0, int)
-    if task == 'classification': return raw, name(target), np.array([int(decoded)])
-    if task == 'multilabel': return raw, '; '.join(map(name, target)), np.asarray(decoded.cpu())
-    if task == 'regression': return np.atleast_1d(np.array(target, np.float32)), '', none
-    target = np.asarray(target.cpu())
-    if task == 'segmentation': return raw, '', target
-    if task == 'points': return target.ravel().astype(np.float32), '', none
-    return raw, '', target[0] if len(target) == 1 else target.transpose(1, 2, 0)
+    kind = need('fastai_deploy.learner.target', 'export').TARGETS[spec.task]
+    name = lambda label: (spec.output.names or {}).get(str(label), str(label))
+    return kind.told(target, decoded, raw.detach().cpu().float().numpy(), name)
 
 # %% ../../nbs/learner/04_verify.ipynb #tta
 def _flipped(learn, spec, dl) -> tuple:
@@ -154,12 +148,13 @@ class WeightsTracer:
     ) -> Trace: # What it was at each stage
         "What image `x` is at each stage, by the weights."
         m, spec = self.model, self.model.spec
+        task = TASKS[spec.task]
         img = open_image(x, spec.input.mode, exif=spec.input.exif, max_pixels=m.max_pixels, formats=m.formats)
         item = m.prepare(img, exif=False)
         with self.torch.no_grad(): outs = self.net(self.torch.from_numpy(item[None]))
         answer, net, batch = (o[0].numpy() for o in outs)
         a = decode_answer(spec, answer, m.vocab, img.size[::-1])
-        return Trace(np.asarray(img), item, batch, net, numbers(a), label(a), a.decided, name, doubt(m, a, net))
+        return Trace(np.asarray(img), item, batch, net, task.numbers(a), task.label(a), a.decided, name, doubt(m, a, net))
 
 # %% ../../nbs/learner/04_verify.ipynb #tracers
 def _goldens(model: Model) -> list: return [(g.image, g.trace) for g in model.goldens()]

@@ -12,8 +12,8 @@ from torch import nn
 from ..run.basics import UnsupportedError
 
 # %% ../../nbs/nets/06_pipeline.ipynb #activations
-TORCH_ACTS = dict(softmax=lambda x: x.softmax(1), sigmoid=torch.sigmoid, identity=torch.clone,
-                  log_softmax=lambda x: x.log_softmax(1))
+TORCH_ACTS = dict(softmax=lambda x: x.softmax(1), sigmoid=torch.sigmoid, log_softmax=lambda x: x.log_softmax(1),
+                  identity=torch.clone)
 
 # %% ../../nbs/nets/06_pipeline.ipynb #tta
 def with_flip(

@@ -12,7 +12,8 @@ from functools import partial
 from pathlib import Path
 
 from .basics import BundleError
-from .spec import Spec, class_tasks
+from .spec import Spec
+from .tasks import TASKS
 
 # %% ../../nbs/run/09_bundle.ipynb #digest
 def digest(
@@ -217,7 +218,7 @@ class Bundle:
 
     def vocab(self) -> list: # Class names, in output order; empty if the answer is no class
         "The classes, from `vocab.txt`."
-        if self.spec.task not in class_tasks: return []
+        if not TASKS[self.spec.task].has_vocab: return []
         try: vocab = self.read('vocab.txt').decode('utf-8').removesuffix('\n').split('\n')
         except UnicodeDecodeError as e: raise BundleError(f'{self.path}: vocab.txt is not UTF-8: {e}') from e
         if len(vocab) != (n := self.spec.output.shape[0]):

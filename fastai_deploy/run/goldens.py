@@ -18,6 +18,7 @@ from .image import open_image
 from .parity import Trace, fingerprint, sample
 from .answers import number
 from .schema import read_json
+from .tasks import TASKS
 
 # %% ../../nbs/run/13_goldens.ipynb #golden
 def _floats(a: np.ndarray) -> list: return [number(v) for v in a.ravel()]
@@ -106,14 +107,13 @@ def open_golden(
     trace: Trace,   # As from `golden_traces`
 ) -> Golden:
     "One golden of a bundle."
-    spec, shape, task = bundle.spec.input, bundle.spec.output.shape, bundle.spec.task
+    spec, task = bundle.spec.input, TASKS[bundle.spec.task]
     image = lambda name, mode: open_image(bundle.read(f'golden/{name}'), mode=mode, max_pixels=spec.max_pixels)
     with _readable(bundle):
         if isinstance(trace.decided, str):
-            mode = 'RGB' if task == 'image_to_image' and shape[0] == 3 else 'L'
-            trace = replace(trace, decided=np.array(image(trace.decided, mode), int))
-        if task == 'classification' and not 0 <= trace.decided[0] < shape[0]:
-            raise ValueError(f'there is no class {trace.decided[0]}')
+            decided = image(trace.decided, task.decided_mode(bundle.spec))
+            trace = replace(trace, decided=np.array(decided, int))
+        if not task.possible(bundle.spec, trace.decided): raise ValueError(f'there is no class {trace.decided[0]}')
         return Golden(image(file, spec.mode), trace)
 
 def read_goldens(

@@ -19,8 +19,7 @@ from .basics import BundleError, FastaiDeployError, ImageError, ParityError, Uns
 from .goldens import Golden, golden_traces, open_golden
 from .image import FORMATS
 from .model import Model, _opened, doubt, parity_of
-from .spec import class_tasks
-from .tasks import decode_answer, label, numbers
+from .tasks import TASKS, decode_answer
 
 # %% ../../nbs/run/16_loading.ipynb #load
 def _versions(made_by: dict) -> str:
@@ -34,7 +33,7 @@ def _versions(made_by: dict) -> str:
 
 def _telling(spec, traces: list) -> tuple:
     "The golden whose answer would move first: none of its probabilities is sure; where there are none, the last one."
-    if spec.task not in class_tasks: return traces[-1]
+    if not TASKS[spec.task].has_vocab: return traces[-1]
     p = np.exp if spec.output.activation == 'log_softmax' else np.asarray
     return min(traces, key=lambda o: np.abs(p(o[1].numbers)-.5).min())
 
@@ -53,8 +52,8 @@ def prove_one(
     g, last = (open_golden(model.bundle, *o) for o in (_telling(model.spec, traces), traces[-1]))
     item, ours = _first_stages(model, g)
     answer = decode_answer(model.spec, model.warm(item[None])[0], model.vocab, g.image.size[::-1])
-    parity = parity_of(model, 'a golden')
-    parity.add(replace(ours, numbers=numbers(answer), label=label(answer), decided=answer.decided,
+    parity, task = parity_of(model, 'a golden'), TASKS[model.spec.task]
+    parity.add(replace(ours, numbers=task.numbers(answer), label=task.label(answer), decided=answer.decided,
                        undecided=doubt(model, answer, g.trace.net)), g.trace)
     parity.add(_first_stages(model, last)[1], last.trace)
     try: parity.check()

@@ -24,7 +24,7 @@ from .item_tfms import apply_item, check_item, to_array
 from .parity import Parity, Trace, stages_for
 from .answers import Prediction
 from .session import make_session, tap
-from .tasks import FINISHED, decode_answer, finished, label, numbers, slack, undecided
+from .tasks import TASKS, decode_answer, finished, slack
 
 # %% ../../nbs/run/15_model.ipynb #engine
 def _engine_file(bundle: Bundle, engine: str) -> bytes:
@@ -146,8 +146,6 @@ def prepare(
     return _prepared(model, x, exif)[0]
 
 # %% ../../nbs/run/15_model.ipynb #run
-_whole = {'window', *FINISHED.values()}  # outputs without a batch axis
-
 def run(
     model: Model, # A loaded model
     batch: np.ndarray, # uint8 [N, C, H, W] of what `prepare` gives; with engine 'pixels' [N, H, W, 3], or a list
@@ -164,7 +162,8 @@ def run(
         if model.spec.input.size and not pixels: raise
         h, w = batch[0].shape[:2] if pixels else batch.shape[-2:]
         raise ImageError(f'the net does not take a picture of {h}x{w} (height x width)') from e
-    if bad := [len(o) for n, o in zip(names or [''], res) if n not in _whole and len(o) != len(batch)]:
+    whole = {'window', TASKS[model.spec.task].finished}  # these have no batch axis
+    if bad := [len(o) for n, o in zip(names or [''], res) if n not in whole and len(o) != len(batch)]:
         raise ImageError(f'the net gave {bad[0]} answers to {len(batch)} images')
     return res if names else res[0]
 
@@ -191,7 +190,8 @@ def doubt(
 ) -> np.ndarray: # bool, the shape of the answer's `decided`
     "Where an answer was too close to call."
     spec = model.spec
-    return undecided(spec, answer[2], 2*slack(net)*stages_for(spec.task, spec.output.noise)['answer'][1])
+    within = 2*slack(net)*stages_for(spec.task, spec.output.noise)['answer'][1]
+    return TASKS[spec.task].undecided(spec, answer[2], within)
 
 class Tracer:
     "Traces images through a bundle's own graph."
@@ -207,15 +207,15 @@ class Tracer:
         name: str = '', # How the image is called in a report
     ) -> Trace: # What it was at each stage
         "What image `x` is at each stage of the bundle."
-        m = self.model
+        m, task = self.model, TASKS[self.model.spec.task]
         img = _opened(m, x)
         prepared = m.prepare(img, exif=False)
         batch, net, *item = m.run(prepared[None], self.inner, self.session)
         item = item[0][0] if item else prepared
         if item.dtype != np.uint8: item = np.rint(item*255).astype(np.uint8)  # of a graph that takes floats
         answer = m.predict(img, exif=False)
-        if m.engine == 'pixels' and m.spec.task in FINISHED: self._hold_finished(prepared, img.size[::-1])
-        return Trace(np.asarray(img), item, batch[0], net[0], numbers(answer), label(answer), answer.decided, name,
+        if m.engine == 'pixels' and task.finished: self._hold_finished(prepared, img.size[::-1])
+        return Trace(np.asarray(img), item, batch[0], net[0], task.numbers(answer), task.label(answer), answer.decided, name,
                      doubt(m, answer, net))
 
     def _hold_finished(self, prepared, picture) -> None:

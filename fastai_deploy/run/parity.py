@@ -14,8 +14,7 @@ import numpy as np
 
 from .basics import BundleError, ParityError, plain
 from .schema import read_json, spec_schema, validate
-from .spec import class_tasks
-from .tasks import largest, slack
+from .tasks import TASKS, largest, slack
 
 # %% ../../nbs/run/12_parity.ipynb #compare
 stages = dict(  # stage -> (what is measured, what it may be at most)
@@ -27,7 +26,7 @@ def stages_for(
     noise=None, # (raw outputs, answer): float32's noise as the spec states it, in the units of the stages; None: none
 ) -> dict: # stage → (what is measured, what it may be at most)
     "The stages of a task: an answer that is no probability may differ as much as the net's outputs."
-    res = dict(stages) if task in class_tasks else {**stages, 'answer': stages['net']}
+    res = dict(stages) if TASKS[task].has_vocab else {**stages, 'answer': stages['net']}
     for s, v in zip(('net', 'answer'), noise or ()): res[s] = res[s][0], max(res[s][1], min(8*v, 1e-2))
     return res
 
@@ -171,7 +170,7 @@ class Parity:
 
     def _by_unit(self, v: np.ndarray) -> np.ndarray:
         "Outputs in rows, those of one unit in one: logits have the same, the numbers of a regression each its own."
-        return v.reshape(-1, 1) if self.task in ('regression', 'points') else v.reshape(1, -1)
+        return v.reshape(-1, 1) if TASKS[self.task].own_units else v.reshape(1, -1)
 
     def widen(self,
         theirs: Trace, # From fastai, or a golden
@@ -218,14 +217,13 @@ class Parity:
         return self.pictures > 0 and all(s.ok for s in self.stages) and not self.disagreements
 
 # %% ../../nbs/run/12_parity.ipynb #verdict
-_nouns = dict(classification='labels', multilabel='lists of labels', segmentation='masks', image_to_image='pictures')
-
 def _verdict(p: Parity) -> str:
     "On how many pictures the same was decided."
-    if p.task not in _nouns: return f'images: {p.pictures}'
+    decides = TASKS[p.task].decides
+    if not decides: return f'images: {p.pictures}'
     wrong = p.pictures - p.labels_equal
     ties = f', {len(p.ties)} of them too close to call' if p.ties else ''
-    return f'{_nouns[p.task]} equal: {p.labels_equal} of {p.pictures}' + (f' ({wrong} differ{ties})' if wrong else '')
+    return f'{decides} equal: {p.labels_equal} of {p.pictures}' + (f' ({wrong} differ{ties})' if wrong else '')
 
 # %% ../../nbs/run/12_parity.ipynb #parity-table
 def table(
@@ -260,11 +258,13 @@ _text, _whole, _number = dict(type='string'), dict(type='integer', minimum=0), d
 _texts = dict(type='object', additionalProperties=_text)
 _stage = _object(name=dict(enum=[*stages]), limit=_number, worst=dict(oneOf=[_number, dict(type='null')]),
                  worst_item=_text)
-_spec = spec_schema()['properties']
-_stored = _object(  # the JSON Schema of parity.json
-    against=_text, task=_spec['task'], pictures=_whole, labels_equal=_whole, ties=_list(_text), files=_list(_text),
-    disagreements=_list(_text), stages=_list(_stage), noise=_spec['output']['properties']['noise'], left=_texts,
-    made_by=_texts)
+
+def _stored() -> dict:
+    "The JSON Schema of parity.json."
+    noise = spec_schema()['properties']['output']['properties']['noise']
+    return _object(against=_text, task=dict(enum=[*TASKS]), pictures=_whole, labels_equal=_whole, ties=_list(_text),
+                   files=_list(_text), disagreements=_list(_text), stages=_list(_stage), noise=noise, left=_texts,
+                   made_by=_texts)
 
 def _stored_stage(s: dict, known: dict) -> Stage:
     "A stage of a `parity.json`; what may differ is for us to say, not for the file."
@@ -277,7 +277,7 @@ def from_json(
 ) -> Parity:
     "Read a `parity.json`."
     d = read_json(text, 'parity.json')
-    validate(d, _stored, 'parity.json')
+    validate(d, _stored(), 'parity.json')
     try:
         rows = [_stored_stage(s, stages_for(d['task'], d['noise'])) for s in d['stages']]
         if [s.name for s in rows] != list(stages): raise ValueError(f'the stages are not {", ".join(stages)}')

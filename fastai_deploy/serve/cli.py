@@ -7,6 +7,7 @@ __all__ = ['each_picture', 'find_pictures', 'make_parser', 'main']
 
 # %% ../../nbs/serve/03_cli.ipynb #imports
 import argparse, glob, json, os, re, shlex, sys, traceback, warnings, zipfile
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from .formats import (
     RowFile, csv_columns, csv_line, csv_row, facts, forms, json_row, json_text, places, reason, save, text_row)
 from ..run.loading import load, try_out
 from ..run.model import show_progress
+from ..run.tasks import TASKS, Task
 from ..run.basics import FastaiDeployError, ParityError, plain
 
 # %% ../../nbs/serve/03_cli.ipynb #pictures
@@ -190,19 +192,20 @@ def _form(args) -> str:
     if said not in (None, form): raise FastaiDeployError(f'--{said} does not go with {args.output}: leave it out')
     return form
 
-def _check_options(args, task: str) -> None:
+def _check_options(args, task: Task) -> None:
     "Raise if an option of `predict` does not go with the bundle."
-    saved, folder = task in ('segmentation', 'image_to_image'), args.output and not _is_rows(args.output)
+    folder = args.output and not _is_rows(args.output)
     if args.topk is not None and args.topk < 1: raise FastaiDeployError(f'--topk must be at least 1, not {args.topk}')
-    if task not in ('classification', 'multilabel') and (args.all_probs or (args.topk or 1) > 1):
+    if not task.has_topk and (args.all_probs or (args.topk or 1) > 1):
         what = '--all-probs' if args.all_probs else '--topk'
-        raise FastaiDeployError(f'{what} is for classification and multilabel, and this bundle is for {task}')
-    if folder and not saved:
-        raise FastaiDeployError(f'--output FOLDER is for masks and images, and this bundle is for {task}: name a file '
-                                f"that ends in {', '.join(forms)}")
-    if task == 'image_to_image' and not folder:
-        raise FastaiDeployError('this bundle answers with images: say where they go, --output FOLDER')
-    if args.original_size and not (folder and task == 'segmentation'):
+        those = ' and '.join(t.name for t in TASKS.values() if t.has_topk)
+        raise FastaiDeployError(f'{what} is for {those}, and this bundle is for {task.name}')
+    if folder and not task.saves:
+        raise FastaiDeployError(f'--output FOLDER is for masks and images, and this bundle is for {task.name}: name '
+                                f"a file that ends in {', '.join(forms)}")
+    if not task.has_row and not folder:
+        raise FastaiDeployError(f'this bundle answers with {task.saves}: say where they go, --output FOLDER')
+    if args.original_size and not (folder and task.saves == 'masks'):
         raise FastaiDeployError('--original-size is for masks that are saved: segmentation, with --output FOLDER')
 
 # %% ../../nbs/serve/03_cli.ipynb #predict
@@ -210,8 +213,8 @@ class _Rows:
     "Writes answers, to stdout or into a file."
     def __init__(self, args, model, folder: bool):
         self.form, self.k, self.folder = _form(args), None if args.all_probs else args.topk or 1, folder
-        columns = csv_columns(model.spec, model.vocab, self.k, folder)
-        self.line = dict(text=text_row, json=json_row, csv=lambda *a: csv_row(columns, *a))[self.form]
+        columns, task = csv_columns(model.spec, model.vocab, self.k, folder), TASKS[model.spec.task]
+        self.line = dict(text=text_row, json=json_row, csv=partial(csv_row, task, columns))[self.form]
         head = csv_line(columns) if self.form == 'csv' else ''
         self.file = RowFile(args.output, head, args.overwrite) if _is_rows(args.output) else None
         if head and not self.file: print(head, flush=True)
@@ -242,7 +245,7 @@ def _predict(args) -> int:
     files = each_picture([*args.pictures, *(o if o == '-' else f'@{o}' for o in args.list)])
     if '-' not in (*args.pictures, *args.list): files = list(files)
     model = _load(args)
-    _check_options(args, model.spec.task)
+    _check_options(args, TASKS[model.spec.task])
     folder = bool(args.output) and not _is_rows(args.output)
     if folder:
         files = list(files)

@@ -11,9 +11,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from ..run.tasks import decode_answer, label, numbers
+from ..run.tasks import TASKS, Task, decode_answer
 from ..run.image import open_image
 from ..run.goldens import golden_traces
 from ..run.parity import Parity
@@ -42,41 +42,15 @@ def _seen(model: Model, file, side: int = 640) -> Image.Image:
     f = side/max(img.size)
     return img.convert('RGB').resize([max(1, round(n*f)) for n in img.size], Image.Resampling.BICUBIC)
 
-# %% ../../nbs/serve/02_demo.ipynb #with-points
-def _with_points(model: Model, p, file) -> Image.Image:
-    "The picture with the points on it, numbered if they are several."
-    img, points = _seen(model, file), p.original()
-    d, f = ImageDraw.Draw(img), np.array(img.size)/p.window().picture[::-1]
-    for i, (x, y) in enumerate((points*f).tolist(), 1):
-        d.ellipse((x-7, y-7, x+7, y+7), fill='#0d9488', outline='white', width=2)
-        if len(points) > 1: d.text((x+10, y-8), str(i), fill='white', stroke_width=2, stroke_fill='black', font_size=16)
-    return img
-
-# %% ../../nbs/serve/02_demo.ipynb #coloured
-def _coloured(model: Model, p, file) -> tuple:
-    "The picture, and where on it each class is, in the form of Gradio's `AnnotatedImage`."
-    img = _seen(model, file)
-    m = np.asarray(Image.fromarray(p.original()).resize(img.size, Image.Resampling.NEAREST))
-    return img, [((m == i)*.55, n) for i, n in enumerate(p.vocab) if (m == i).any()]
+def _shown(model: Model, p, file, topk: int):
+    "What Gradio shows of answer `p`."
+    return TASKS[model.spec.task].shown(p, lambda: _seen(model, file), topk)
 
 # %% ../../nbs/serve/02_demo.ipynb #colours
 def _colours(vocab: list) -> dict:
     "A colour for each class, neighbours far from each other."
     rgb = lambda i: [round(255*v) for v in colorsys.hsv_to_rgb((.47+.618*i)%1, .8, .9-.25*(i//8%2))]
     return {n: '#{:02x}{:02x}{:02x}'.format(*rgb(i)) for i, n in enumerate(vocab)}
-
-# %% ../../nbs/serve/02_demo.ipynb #ticked
-def _ticked(model: Model, p, file, topk: int = 5) -> dict:
-    "Name → probability of the best, with a tick at those that hold."
-    held = set(p.labels)
-    return {('✓ ' if n in held else '')+n: q for n, q in p.topk(max(topk, len(held)))}
-
-# %% ../../nbs/serve/02_demo.ipynb #shown
-_shown = dict(  # task → what Gradio shows, of (model, answer, file, topk)
-    classification=lambda model, p, file, k: dict(p.topk(k)), multilabel=_ticked,
-    regression=lambda model, p, file, k: str(p), points=lambda model, p, file, k: _with_points(model, p, file),
-    segmentation=lambda model, p, file, k: _coloured(model, p, file),
-    image_to_image=lambda model, p, file, k: p.to_image())
 
 # %% ../../nbs/serve/02_demo.ipynb #answer
 def answer(
@@ -86,27 +60,23 @@ def answer(
 ): # What Gradio shows: name → probability, a picture, a picture with masks, or a text; None for no picture
     "What the page shows for a picture."
     if not file: return None
-    try: return _shown[model.spec.task](model, model.predict(file), file, topk)
+    try: return _shown(model, model.predict(file), file, topk)
     except FastaiDeployError as e:
         reason = str(e).replace(str(file), Path(file).name)
         raise need('gradio', 'demo').Error(_text(reason), print_exception=False) from e
 
 # %% ../../nbs/serve/02_demo.ipynb #compared
-_nouns = dict(regression='values', points='coordinates, in pixels of what the net sees', image_to_image='values')
-
-def _compared(task: str, p, t) -> str:
+def _compared(task: Task, p, t) -> str:
     "How the bundle's answer `p` and fastai's trace `t` compare, in words."
     n = int((p.decided != t.decided).sum())
-    theirs, ours = (f'<b>{_text(o or "no label")}</b>' for o in (t.label, label(p)))
-    if t.label != label(p): said = f'fastai says {theirs}, the bundle {ours}! '
-    elif task in ('classification', 'multilabel'): said = f'Both say {ours}. '
+    theirs, ours = (f'<b>{_text(o or "no label")}</b>' for o in (t.label, task.label(p)))
+    if t.label != task.label(p): said = f'fastai says {theirs}, the bundle {ours}! '
+    elif task.has_topk: said = f'Both say {ours}. '
     elif not p.decided.size: said = ''
     else:
-        what = 'masks' if task == 'segmentation' else 'pictures'
-        said = f'The {what} differ in {n:,} of {p.decided.size:,} places! ' if n else f'The {what} are equal. '
-    diff = float(np.abs(numbers(p)-t.numbers).max())
-    nouns = _nouns.get(task, 'probabilities')
-    return f'{said}Largest difference between their {t.numbers.size:,} {nouns}: <b>{diff:.1e}</b>'
+        said = f'The {task.decides} differ in {n:,} of {p.decided.size:,} places! ' if n else f'The {task.decides} are equal. '
+    diff = float(np.abs(task.numbers(p)-t.numbers).max())
+    return f'{said}Largest difference between their {t.numbers.size:,} {task.numbers_are}: <b>{diff:.1e}</b>'
 
 # %% ../../nbs/serve/02_demo.ipynb #both
 _one_at_a_time = threading.Lock()
@@ -120,10 +90,10 @@ def both_answers(
     "What the page with two answers shows for a picture."
     from fastai_deploy.learner.verify import LearnerTracer
     if not file: return None, None, ''
-    ours, task = answer(model, file, topk), model.spec.task
+    ours, task = answer(model, file, topk), TASKS[model.spec.task]
     with _one_at_a_time: t = LearnerTracer(learn, model.spec)(file)
-    told = decode_answer(model.spec, t.net if task == 'points' else t.numbers, model.vocab, t.open.shape[:2])
-    return _shown[task](model, told, file, topk), ours, _compared(task, model.predict(file), t)
+    told = decode_answer(model.spec, task.net_output(t), model.vocab, t.open.shape[:2])
+    return _shown(model, told, file, topk), ours, _compared(task, model.predict(file), t)
 
 # %% ../../nbs/serve/02_demo.ipynb #headline
 def _does(model: Model) -> str:
@@ -131,12 +101,7 @@ def _does(model: Model) -> str:
     vocab, n = model.vocab, model.spec.output.shape[0]
     some = [o for i, o in enumerate(vocab[:12]) if sum(map(len, vocab[:i])) < 160]
     names = ', '.join(map(_text, some)) + (f' … and {n-len(some)} more' if n > len(some) else '')
-    count = lambda n, what: f'{n} {what}s' if n > 1 else f'a {what}'
-    return dict(
-        classification=f'tells {n} classes apart: {names}', multilabel=f'says of {n} labels whether they hold: {names}',
-        regression=f'answers with {count(n, "number")}', points=f'finds {count(n//2, "point")}',
-        segmentation=f'gives each pixel one of {n} classes: {names}',
-        image_to_image='makes a picture of a picture')[model.spec.task]
+    return TASKS[model.spec.task].does(model.spec, names)
 
 # %% ../../nbs/serve/02_demo.ipynb #headline-text
 def _about(model: Model) -> str:
@@ -170,13 +135,13 @@ def _examples(gr, model: Model, image) -> None:
 # %% ../../nbs/serve/02_demo.ipynb #component
 def _component(gr, model: Model, topk: int, name: str, elem_id: str):
     "The Gradio component that shows an answer."
-    task, how = model.spec.task, dict(label=name, elem_id=elem_id, min_width=130)
-    if task == 'segmentation': return gr.AnnotatedImage(color_map=_colours(model.vocab), format='png', **how)
-    if task in ('points', 'image_to_image'):
-        return gr.Image(interactive=False, format='png', height=340, buttons=['download', 'fullscreen'], **how)
-    if task != 'multilabel': return gr.Label(num_top_classes=topk, **how)
-    how['label'] = f'{name} (✓: above {model.spec.output.threshold:g})'
-    return gr.Label(show_heading=False, **how)
+    view, how = TASKS[model.spec.task].view, dict(label=name, elem_id=elem_id, min_width=130)
+    if view == 'AnnotatedImage': how.update(color_map=_colours(model.vocab), format='png')
+    if view == 'Image': how.update(interactive=False, format='png', height=340, buttons=['download', 'fullscreen'])
+    if view == 'Label': how.update(num_top_classes=topk)
+    if model.spec.output.threshold is not None:  # every label that holds is shown
+        how.update(label=f'{name} (✓: above {model.spec.output.threshold:g})', show_heading=False, num_top_classes=None)
+    return getattr(gr, view)(**how)
 
 # %% ../../nbs/serve/02_demo.ipynb #page
 def demo_page(

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..run.answers import Mask, number
+from ..run.answers import number
 from ..run.bundle import Bundle
 from ..run.basics import FastaiDeployError, plain
 from ..run.spec import Spec
+from ..run.tasks import TASKS, Task
 
 # %% ../../nbs/serve/00_formats.ipynb #text
 def text_row(
@@ -82,29 +83,12 @@ def csv_columns(
     saved: bool = False, # Whether answers are saved
 ) -> list: # Names
     "The columns of a CSV file."
-    n = range(1, (spec.output.shape[0] or 0)+1)
-    best = [f'{o}_{i}' for i in range(2, min(k or 1, len(vocab))+1) for o in ('label', 'prob')]
-    each = [f'prob_{o}' for o in vocab] if k is None else []
-    taken = {'path', 'labels', 'output', 'error'}
-    names = [f'class {o}' if o in taken else o for o in vocab]
-    columns = dict(classification=['label', 'index', 'prob', *best, *each], multilabel=['labels', *names],
-                   regression=[f'value_{i}' for i in n], points=[f'{o}_{i}' for i in n[:len(n)//2] for o in 'xy'],
-                   segmentation=names, image_to_image=['height', 'width'])
-    return ['path', *columns[spec.task], *(['output'] if saved else []), 'error']
-
-# %% ../../nbs/serve/00_formats.ipynb #csv-cells
-def _cells(p, k: int) -> list:
-    "The values of an answer, in the order of `csv_columns`."
-    d = p.to_dict()
-    if 'labels' in d: return [';'.join(d['labels']), *map(number, p.probs)]
-    if 'shares' in d: return [d['shares'].get(n, 0.) for n in p.vocab]
-    if 'points' in d: return [v for xy in d['points'] for v in xy]
-    if 'values' in d: return d['values']
-    if k is None: return [*d.values(), *map(number, p.probs)]
-    return [*d.values(), *(v for n, q in (p.topk(k)[1:] if k > 1 else ()) for v in (n, number(q)))]
+    columns = TASKS[spec.task].columns(spec, vocab, k)
+    return ['path', *columns, *(['output'] if saved else []), 'error']
 
 # %% ../../nbs/serve/00_formats.ipynb #csv-row
 def csv_row(
+    task: Task,         # Of the bundle
     columns: list,      # What `csv_columns` gave
     file: str,          # The image
     p,                  # What `Model.predict` gave, or the error that says why not
@@ -113,7 +97,7 @@ def csv_row(
 ) -> str:
     "An answer as a line of CSV."
     if isinstance(p, Exception): return csv_line([file, *['']*(len(columns)-2), reason(file, p)])
-    return csv_line([file, *_cells(p, k), *([saved] if saved else []), ''])
+    return csv_line([file, *task.cells(p, k), *([saved] if saved else []), ''])
 
 # %% ../../nbs/serve/00_formats.ipynb #file
 forms = {'.csv': 'csv', '.json': 'json', '.jsonl': 'json', '.txt': 'text'}  # end of a file's name -> form of its rows
@@ -184,7 +168,7 @@ def save(
     original: bool = False, # A mask at the size of the picture itself, not of what the net saw
 ) -> None:
     "Write an answer as a lossless PNG."
-    image = Image.fromarray(p.original()) if original and isinstance(p, Mask) else p.to_image()
+    image = Image.fromarray(p.original()) if original and hasattr(p, 'original') else p.to_image()
     new = to.with_name(f'.{to.name}.{os.getpid()}')
     try:
         to.parent.mkdir(parents=True, exist_ok=True)
@@ -198,15 +182,6 @@ def save(
 def _op(o: dict) -> str:
     "An op as a call."
     return f"{o['op']}({', '.join(f'{k}={v}' for k, v in o.items() if k != 'op')})"
-
-def _task(s: Spec, vocab: list) -> str:
-    "What is predicted."
-    n, t = s.output.shape[0], s.output.threshold
-    some = lambda n, what: f'{n} {what}' + ('' if n == 1 else 's')
-    what = dict(regression=some(n, 'value'), points=some(n//2, 'point'), image_to_image='grey' if n == 1 else 'RGB')
-    names = ', '.join(vocab if len(vocab) <= 12 else [*vocab[:10], '…'])
-    said = f'{len(vocab)} classes: {names}' if vocab else what[s.task]
-    return f'{s.task}, {said}' + (f'; each holds above {t:g}' if t is not None else '')
 
 # %% ../../nbs/serve/00_formats.ipynb #facts-output
 def _output(o) -> str:
@@ -226,7 +201,7 @@ def facts(
     "What a bundle says about itself, without running it."
     s, net = b.spec, b.spec.net
     size = 'any size' if s.input.size is None else f'{s.input.size[0]}x{s.input.size[1]} (height x width)'
-    return [('task', [_task(s, b.vocab())]),
+    return [('task', [f'{s.task}, {TASKS[s.task].facts(s, b.vocab())}']),
             ('net', [f"{net['source']} {net.get('arch', '')}".strip() + (f": {net['why']}" if 'why' in net else '')]),
             ('input', [f'{s.input.mode} images, for the net {size}, {s.input.dtype}',
                         f'up to {s.input.max_pixels:,} pixels', *_opening(s.input)]),
