@@ -7,6 +7,7 @@ __all__ = ['Input', 'Output', 'Spec']
 
 # %% ../../nbs/run/08_spec.ipynb #imports
 import json
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 
 from .basics import BundleError
@@ -55,9 +56,12 @@ def _fault(spec) -> str|None:
     return task.fault(spec)
 
 def _rules() -> dict:
-    "The schema, with the tasks that are known here."
-    rules = spec_schema()
-    return {**rules, 'properties': {**rules['properties'], 'task': dict(enum=[*TASKS])}}
+    "The schema, with the tasks that are known here, and their outputs."
+    rules = deepcopy(spec_schema())
+    props = rules['properties']
+    props['task'] = dict(enum=[*TASKS])
+    props['output']['properties']['name'] = dict(enum=[*{task.output: None for task in TASKS.values()}])
+    return rules
 
 # %% ../../nbs/run/08_spec.ipynb #spec-class
 @dataclass
@@ -83,6 +87,9 @@ class Spec:
         if isinstance(d, dict) and d.get('format') != cls.format:
             raise BundleError(f"bundle.json: format {d.get('format')!r:.60} is not {cls.format!r}: "
                               "upgrade fastai_deploy, or export the bundle again")
+        if isinstance(d, dict) and isinstance(task := d.get('task'), str) and task not in TASKS:
+            raise BundleError(f"bundle.json: task {task!r:.60} is not known here, only {', '.join(TASKS)}: "
+                              'upgrade fastai_deploy, or import what adds it')
         validate(d, _rules())
         res = cls(**{**d, 'input': Input(**d['input']), 'output': Output(**d['output'])})
         if fault := _fault(res): raise BundleError(f'bundle.json: {fault}')

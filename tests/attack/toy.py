@@ -15,7 +15,7 @@ from fastai_deploy.run.write_bundle import write_bundle
 from fastai_deploy.run.goldens import golden_entry
 from fastai_deploy.run.model import Tracer, replay
 from fastai_deploy.run.spec import Input, Output, Spec
-from fastai_deploy.run.tasks import TASKS
+from fastai_deploy.run import tasks
 
 TASKS = dict(classification=('softmax', 'probs', [5]), multilabel=('sigmoid', 'probs', [5]),
              regression=('identity', 'values', [2]), points=('identity', 'points', [4]),
@@ -73,7 +73,7 @@ def toy(task='classification'):
     spec = Spec(Input([16, 12]), [item], batch, dict(source='opaque', why='a toy'),
                 Output(shape, act, name, threshold=.5 if task == 'multilabel' else None), task=task)
     files = {'model.onnx': graph(task)}
-    if TASKS[task].has_vocab: files['vocab.txt'] = vocab_text('abcdefg'[:shape[0]]).encode()
+    if tasks.TASKS[task].has_vocab: files['vocab.txt'] = vocab_text('abcdefg'[:shape[0]]).encode()
     with TemporaryDirectory() as tmp:
         files |= proof(write_bundle(Path(tmp)/'a', spec, files))
         model = fd.load(write_bundle(Path(tmp)/'b', spec, files))
