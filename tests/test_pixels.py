@@ -22,7 +22,7 @@ from fastai_deploy.run.bundle import vocab_text
 from fastai_deploy.run.write_bundle import update_bundle, write_bundle
 from fastai_deploy.run.geometry import window
 from fastai_deploy.graph.pixels import item_model, pixels_model
-from fastai_deploy.run.model import Tracer
+from fastai_deploy.run.replay import Tracer
 from fastai_deploy.run.basics import ImageError
 from fastai_deploy.run.spec import Input, Output, Spec
 from fastai_deploy.run.item_tfms import ORDERS, RESAMPLES, apply_item, item_size, to_array

@@ -20,7 +20,8 @@ from ..run.write_bundle import check_place, update_bundle
 from ..run.image import MAX_PIXELS, open_image
 from ..run.parity import Parity, Trace
 from ..run.loading import load
-from ..run.model import Model, Tracer, doubt, held, show_progress
+from ..run.model import Model, show_progress
+from ..run.replay import Tracer, doubt, held
 from ..run.basics import FastaiDeployError, MissingExtraError, ParityError, need
 from ..run.spec import Input
 

@@ -17,7 +17,8 @@ from torch import nn
 from ..run.bundle import open_bundle
 from ..run.goldens import golden_entry
 from ..run.item_tfms import resize, to_array
-from ..run.model import Model, Tracer
+from ..run.model import Model
+from ..run.replay import Tracer
 from ..run.parity import Trace
 from ..run.spec import Input, Output, Spec
 from ..run.write_bundle import write_bundle

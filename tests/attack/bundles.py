@@ -11,7 +11,7 @@ from fastai_deploy.run.bundle import digest, open_bundle
 from fastai_deploy.serve.cli import main
 from fastai_deploy.run.goldens import read_goldens
 from fastai_deploy.run.parity import Parity
-from fastai_deploy.run.model import replay
+from fastai_deploy.run.replay import replay
 from toy import TASKS, photo, toy
 
 VALUES = [None, True, False, 0, 1, -1, 3, 255, 2**31, 2**53, 10**16, 10**400, 1.5, -0., 5e-324, 1e39, 1e308,

@@ -13,7 +13,7 @@ import fastai_deploy as fd
 from fastai_deploy.run.bundle import open_bundle, vocab_text
 from fastai_deploy.run.write_bundle import write_bundle
 from fastai_deploy.run.goldens import golden_entry
-from fastai_deploy.run.model import Tracer, replay
+from fastai_deploy.run.replay import Tracer, replay
 from fastai_deploy.run.spec import Input, Output, Spec
 from fastai_deploy.run import tasks
 
