@@ -22,7 +22,7 @@ from .model import Model
 from .replay import doubt, parity_of
 from .tasks import TASKS, decode_answer
 
-# %% ../../nbs/run/17_loading.ipynb #load
+# %% ../../nbs/run/17_loading.ipynb #versions
 def _versions(made_by: dict) -> str:
     "What the bundle was made with and what is here, where they differ."
     here = {}
@@ -32,6 +32,7 @@ def _versions(made_by: dict) -> str:
     said = [f'{k} {made_by.get(k, "?")} there and {v} here' for k, v in here.items() if made_by.get(k) != v]
     return ', '.join(said) or 'the versions are those of the export'
 
+# %% ../../nbs/run/17_loading.ipynb #prove-one
 def _telling(spec, traces: list) -> tuple:
     "The golden whose answer would move first: none of its probabilities is sure; where there are none, the last one."
     if not TASKS[spec.task].has_vocab: return traces[-1]
@@ -111,6 +112,7 @@ def _modules() -> list:
                                 'it: put it into a module')
     return sorted(res)
 
+# %% ../../nbs/run/17_loading.ipynb #try-out
 def try_out(
     path: str|Path,      # A bundle that nobody has vouched for: directory, or zip of one
     memory: int = None,  # Bytes of address space; by default 4 GB and eight times the bundle's size
@@ -138,7 +140,7 @@ def try_out(
     if 'sha256' in said: return said['sha256']
     raise _errors.get(said['error'], FastaiDeployError)(said['text'])
 
-# %% ../../nbs/run/17_loading.ipynb #load-all
+# %% ../../nbs/run/17_loading.ipynb #load
 def load(
     path: str|Path,      # A bundle: directory, or zip of one
     providers: list = None, # ONNX Runtime execution providers, best first; the CPU's by default

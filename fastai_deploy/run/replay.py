@@ -49,8 +49,8 @@ class Tracer:
         if item.dtype != np.uint8: item = np.rint(item*255).astype(np.uint8)  # of a graph that takes floats
         answer = m.predict(img, exif=False)
         if m.engine == 'pixels' and task.finished: self._hold_finished(prepared, img.size[::-1])
-        return Trace(np.asarray(img), item, batch[0], net[0], task.numbers(answer), task.label(answer), answer.decided, name,
-                     doubt(m, answer, net))
+        told = task.numbers(answer), task.label(answer), answer.decided
+        return Trace(np.asarray(img), item, batch[0], net[0], *told, name, doubt(m, answer, net))
 
     def _hold_finished(self, prepared, picture) -> None:
         "What programs get beside the net's own answer must be what Python makes of that."
