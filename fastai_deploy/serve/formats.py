@@ -165,7 +165,7 @@ def places(
 def save(
     p,                      # A `Mask` or a `Picture`
     to: Path,               # The file to write
-    original: bool = False, # A mask at the size of the picture itself, not of what the net saw
+    original: bool = False, # A mask at the size of the image itself, not of what the net saw
 ) -> None:
     "Write an answer as a lossless PNG."
     image = Image.fromarray(p.original()) if original and hasattr(p, 'original') else p.to_image()
@@ -178,18 +178,16 @@ def save(
     finally:
         if new.exists(): new.unlink()
 
-# %% ../../nbs/serve/00_formats.ipynb #facts-parts
+# %% ../../nbs/serve/00_formats.ipynb #facts
 def _op(o: dict) -> str:
     "An op as a call."
     return f"{o['op']}({', '.join(f'{k}={v}' for k, v in o.items() if k != 'op')})"
 
-# %% ../../nbs/serve/00_formats.ipynb #facts-output
 def _output(o) -> str:
     "What comes out of the graph."
     tta = f', {_op(dict(op="tta", **o.tta))}' if o.tta else ''
     return f'{o.name}, {o.activation}{tta}' + (', logits' if o.logits else '')
 
-# %% ../../nbs/serve/00_formats.ipynb #facts
 def _opening(inp) -> list:
     "How images are opened, where it is not as usual."
     turned = ['turned upright, as their EXIF says'] if inp.exif else []
