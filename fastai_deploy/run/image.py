@@ -22,7 +22,9 @@ _TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: 
 def _convert(im, mode, exif):
     "A new image: `im` in `mode`, turned upright first if `exif`, with nothing but pixels."
     im.load()
-    if exif and (turn := _TURNS.get(im.getexif().get(_ORIENTATION))) is not None: im = im.transpose(turn)
+    if exif:
+        turn = _TURNS.get(im.getexif().get(_ORIENTATION))
+        if turn is not None: im = im.transpose(turn)
     if 'transparency' in im.info and mode != 'RGBA':  # Pillow would warn, and make the same
         im = im.copy()
         del im.info['transparency']
