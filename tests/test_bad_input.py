@@ -60,7 +60,7 @@ def saved(kind):
 
 
 BAD = {
-    'garbage': (b'\x00\x01garbage'*99, 'not a picture'), 'empty': (b'', 'empty'),
+    'garbage': (b'\x00\x01garbage'*99, 'not an image'), 'empty': (b'', 'empty'),
     'truncated': (jpeg((200, 200))[:2000], 'truncated'), 'no such file': ('nowhere/cat.jpg', 'no such file'),
     'folder': ('.', 'a directory'), 'nothing': (None, 'not a path'), 'number': (3, 'not a path'),
     'floats': (np.zeros((9, 9, 3), np.float32), 'float32'), 'channels first': (np.zeros((3, 9, 9), np.uint8), 'shape'),

@@ -104,7 +104,7 @@ def test_bad_picture(browser, site, picture, tmp_path):
     tab = visit(browser, site)
     (tmp_path/'page.jpg').write_text('<html>not found</html>', encoding='utf-8')
     tab.set_input_files(UPLOAD, tmp_path/'page.jpg')
-    tab.get_by_text('page.jpg: not a picture').first.wait_for()
+    tab.get_by_text('page.jpg: not an image').first.wait_for()
     shot(tab, 'refused')
     tab.get_by_label('Remove Image').click()
     tab.set_input_files(UPLOAD, picture)
@@ -211,7 +211,7 @@ def test_names_are_text(browser, names, digits_learner, picture, tmp_path):
         page_file = dict(name='<img src=x onerror=alert(6)>.jpg', mimeType='image/jpeg', buffer=b'<html>')
         tab.get_by_label('Remove Image').click()
         tab.set_input_files(UPLOAD, page_file)
-        tab.get_by_text('not a picture').first.wait_for()
+        tab.get_by_text('not an image').first.wait_for()
         assert tab.locator('[data-testid=toast-body] img').count() == 0
         assert tab.hosts == {page.local_url.rstrip('/')} and tab.faults == []
         tab.close()

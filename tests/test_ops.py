@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 
 from fastai_deploy.nets.batch_tfms import BATCH_OPS, batch_module
 from fastai_deploy.learner.tfms import _batch_ops, _item_ops
-from fastai_deploy.run.custom_ops import captured_op, register_op
+from fastai_deploy.run.custom_ops import registered_op, register_op
 from fastai_deploy.graph.to_onnx import export_onnx
 from fastai_deploy.graph.pixels import PIXEL_OPS
 from fastai_deploy.run.session import make_session
@@ -47,7 +47,7 @@ def captured(known, tfms):
 @pytest.mark.filterwarnings('ignore:RatioResize')
 def test_item_ops():
     ops = captured(_item_ops, ITEM)
-    ops['custom'] = captured_op(Invert())
+    ops['custom'] = registered_op(Invert())
     assert set(op_names('item')) == set(ITEM_OPS) == set(ops) == set(PIXEL_OPS)
     check_item(list(ops.values()))
     for op in ops.values(): assert apply_item([op], Image.new('RGB', (30, 20))).mode == 'RGB'

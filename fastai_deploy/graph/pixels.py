@@ -20,7 +20,7 @@ from .pillow_resize import (
     F64, I32, I64, U8, function_protos, nearest_scaler, opset, picker, scaler)
 from ..run.basics import UnsupportedError
 from ..run.spec import Spec
-from ..run.item_tfms import _rrc_size, item_size
+from ..run.item_tfms import rrc_size, item_size
 
 # %% ../../nbs/graph/02_pixels.ipynb #box
 _graph = script(opset(), default_opset=op)
@@ -106,7 +106,7 @@ def _squished_window(window, x, large: Sequence[int], start: Sequence[int], end:
     return _view(whole, op.Constant(value_ints=large), corner, op.Constant(value_ints=end) - corner)
 
 def _random_resized_crop(size, val_xtra, resample, order):
-    squish, large = _squish(resample, order), _rrc_size(size, val_xtra)
+    squish, large = _squish(resample, order), rrc_size(size, val_xtra)
 
     @script(opset(resample, order), default_opset=op)
     def random_resized_crop(x, large: Sequence[int], start: Sequence[int], end: Sequence[int]):

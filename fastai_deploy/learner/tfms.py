@@ -24,7 +24,7 @@ from fasttransform import ItemTransform, Transform
 from plum import NotFoundLookupError
 
 from .target import describe_transform
-from ..run.custom_ops import captured_op
+from ..run.custom_ops import registered_op
 from ..run.basics import UnsupportedError
 from ..run.item_tfms import pillow_order
 
@@ -159,7 +159,7 @@ def _capture(known: dict, t, stage: str, probes: list, inactive=()):
     if name in inactive: return _leave_out(t, stage, probes[0])
     if is_inactive(t, probes[0]): return None
     if cls in known: return known[cls](t)
-    if stage == 'after_item' and (op := captured_op(t)): return op
+    if stage == 'after_item' and (op := registered_op(t)): return op
     if only_target(t, *probes): return None
     way = 'register it with fastai_deploy.register_op' if stage == 'after_item' else 'make it a layer of the net'
     if isinstance(t, RandTransform) and not isinstance(t, AffineCoordTfm):

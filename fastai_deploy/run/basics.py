@@ -17,7 +17,7 @@ class BundleError(FastaiDeployError):
     "The bundle is not what its bundle.json says, or not a bundle at all."
 
 class ImageError(FastaiDeployError, ValueError):
-    "The input is not a picture that can be read."
+    "The input is not an image that can be read."
 
 class UnsupportedError(FastaiDeployError):
     "Something in the Learner that cannot be reproduced exactly."

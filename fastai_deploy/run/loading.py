@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from .bundle import open_bundle
-from .custom_ops import _ops
+from .custom_ops import OPS
 from .basics import BundleError, FastaiDeployError, ImageError, ParityError, UnsupportedError
 from .goldens import Golden, golden_traces, open_golden
 from .image import FORMATS
@@ -106,7 +106,7 @@ def _died(code: int) -> str:
 
 def _modules() -> list:
     "Where the user's own ops are registered."
-    res = {f.__module__: name for name, f in _ops.items()}
+    res = {f.__module__: name for name, f in OPS.items()}
     if '__main__' in res:
         raise FastaiDeployError(f"op {res['__main__']!r} is registered in a script or notebook, where no sandbox finds "
                                 'it: put it into a module')

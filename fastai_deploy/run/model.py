@@ -20,7 +20,7 @@ from .bundle import Bundle, vocab_text
 from .geometry import steps
 from .goldens import read_goldens
 from .guard import check_model
-from .image import FORMATS, _check_args, open_image
+from .image import FORMATS, check_open_args, open_image
 from .item_tfms import apply_item, check_item, to_array
 from .session import make_session
 from .tasks import TASKS, decode_answer
@@ -56,7 +56,7 @@ class Model:
     ):
         self.bundle, self.spec, self.path, self.engine, self.ops = bundle, bundle.spec, bundle.path, engine, ops
         most = bundle.spec.input.max_pixels if max_pixels is None else max_pixels
-        self.max_pixels, self.formats = _check_args(bundle.spec.input.mode, most, formats), formats
+        self.max_pixels, self.formats = check_open_args(bundle.spec.input.mode, most, formats), formats
         check_item(self.spec.item)
         self.vocab = bundle.vocab()
         graph = _engine_file(bundle, engine)
