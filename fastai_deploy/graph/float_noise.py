@@ -45,8 +45,8 @@ def float_noise(
 NOISES, MOST_NOISE = 8, 1e-2  # how many times the noise may explain a difference; and how much at most
 
 def allowed(
-    noise: float,          # of one value, as from `float_noise`
-    limit: float=LIMITS[0] # what is allowed without noise
+    noise: float,            # of one value, as from `float_noise`
+    limit: float = LIMITS[0] # what is allowed without noise
 ) -> float: # at least `limit`
     "How far a value may differ between two computations, given its noise."
     return max(limit, min(NOISES*noise, MOST_NOISE))
