@@ -109,7 +109,7 @@ NETS = {'convnext_atto': 64, 'mobilevit_xxs': 64, 'ghostnet_050': 64}   # `make 
 @pytest.mark.parametrize('name', NETS)
 def test_nets(name, tmp_path):
     "Attention, LSTMs, global context: what timm has for images passes."
-    from fastai_deploy.graph.to_onnx import export_onnx
+    from fastai_deploy.graph.export_onnx import export_onnx
     torch.manual_seed(0)
     ops = [dict(op='int_to_float', div=255.)]
     export_onnx(ops, timm_net(name), tmp_path/'model.onnx', (NETS[name],)*2)

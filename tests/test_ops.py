@@ -21,7 +21,7 @@ from PIL import Image, ImageOps
 from fastai_deploy.nets.batch_tfms import BATCH_OPS, batch_module
 from fastai_deploy.learner.tfms import _batch_ops, _item_ops
 from fastai_deploy.run.custom_ops import registered_op, register_op
-from fastai_deploy.graph.to_onnx import export_onnx
+from fastai_deploy.graph.export_onnx import export_onnx
 from fastai_deploy.graph.pixels import PIXEL_OPS
 from fastai_deploy.run.session import make_session
 from fastai_deploy.run.schema import op_names

@@ -15,7 +15,9 @@ from fastai.callback.hook import hook_output
 from fastai_deploy.nets.batch_tfms import batch_module
 from fastai_deploy.learner.capture import capture
 from fastai_deploy.nets.pipeline import Deployed
-from fastai_deploy.graph.to_onnx import check_graph, export_onnx, float_noise, tidy, EXPORTERS
+from fastai_deploy.graph.export_onnx import export_onnx
+from fastai_deploy.graph.float_noise import float_noise, limits_for
+from fastai_deploy.graph.to_onnx import EXPORTERS, check_graph, tidy
 from fastai_deploy.nets.heads import one_line
 from fastai_deploy.nets.describe import describe_net
 from fastai_deploy.nets.unet import describe_unet, plain_copy
@@ -192,7 +194,7 @@ class Refuses(nn.Module):
 
 def test_one_line(tmp_path):
     assert one_line(ValueError('\x1b[1;31mred\x1b[0m\n and\tblue')) == 'red and blue'
-    with pytest.raises(fd.UnsupportedError, match=r'take 40x40 pictures: check the size \(no such size\)$'):
+    with pytest.raises(fd.UnsupportedError, match=r'take 40x40 images: check the size \(no such size\)$'):
         export_onnx(OPS, Refuses(), tmp_path/'m.onnx', (40, 40))
 
 @pytest.mark.parametrize('net', [lambda: torch.jit.script(small()), lambda: nn.Sequential(
@@ -225,9 +227,9 @@ def test_noise_is_granted(tmp_path):
     m, x = deployed(net, 'identity'), pictures(4)
     with torch.no_grad():
         graph = tidy(EXPORTERS['torchscript'](m, x[:2], {0: 'batch'}))
-        check_graph(graph, m, [x], info['noise'])
+        check_graph(graph, m, [x], limits_for(info['noise']))
         net[-1].weight *= 1.05
-        with pytest.raises(fd.UnsupportedError, match='differ'): check_graph(graph, m, [x], info['noise'])
+        with pytest.raises(fd.UnsupportedError, match='differ'): check_graph(graph, m, [x], limits_for(info['noise']))
 
 def test_amplified(tmp_path):
     "Large logits are no noise: what they are in proportion to is large, too."
@@ -256,7 +258,7 @@ def test_one_output(tmp_path, bias):
         graph = tidy(EXPORTERS['torchscript'](m, pictures(2), {0: 'batch'}))
         net[-1].weight *= 1.05    # far away, that is little of the answer, and all that there is to know
         with pytest.raises(fd.UnsupportedError, match='differ'):
-            check_graph(graph, m, [torch.cat([pictures(2), pictures(2)//9])], info['noise'])
+            check_graph(graph, m, [torch.cat([pictures(2), pictures(2)//9])], limits_for(info['noise']))
 
 def test_one_output_rebuilt():
     for arch in ('test_resnet', partial(fv.xresnet18, widen=.125)):

@@ -54,7 +54,7 @@ def test_fastai_cannot():
 
 def test_failed(monkeypatch):
     def refuse(*args): raise ValueError('no graph\nfor you')
-    monkeypatch.setattr('fastai_deploy.graph.to_onnx.export_onnx', refuse)
+    monkeypatch.setattr('fastai_deploy.graph.export_onnx.export_onnx', refuse)
     row = zoo.run_net('timm/resnet', 'test_resnet')
     assert (row['result'], row['cause']) == ('failed', 'ValueError: no graph for you')
 

@@ -186,7 +186,7 @@ def _run(row):
     import onnxruntime as ort
 
     from fastai_deploy.learner.capture import capture
-    from fastai_deploy.graph.to_onnx import export_onnx
+    from fastai_deploy.graph.export_onnx import export_onnx
     from fastai_deploy.nets.rebuild import rebuild
     row['result'], lib = 'fastai', row['family'].split('/')[0]
     size = own_size(row['net'], row['family'])

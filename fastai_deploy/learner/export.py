@@ -18,7 +18,7 @@ from torch import nn
 from ..run.bundle import vocab_text
 from ..run.write_bundle import check_place, write_bundle
 from .capture import Captured, capture
-from ..graph.to_onnx import export_onnx
+from ..graph.export_onnx import export_onnx
 from ..nets.heads import one_line
 from ..run.image import MAX_PIXELS, open_image
 from ..run.goldens import golden_entry
