@@ -180,7 +180,8 @@ def find_task(
     created = None if last is None else created_class(last)
     for task, target in TARGETS.items():
         if type(last) in target.made_by or created in target.creates: return task
-    raise UnsupportedError(f"the target is made by {describe_transform(last) if last else 'nothing'}: use CategoryBlock, "
+    made = describe_transform(last) if last else 'nothing'
+    raise UnsupportedError(f'the target is made by {made}: use CategoryBlock, '
                            'MultiCategoryBlock, RegressionBlock, PointBlock, MaskBlock or ImageBlock')
 
 # %% ../../nbs/learner/00_target.ipynb #decoders

@@ -155,7 +155,8 @@ class WeightsTracer:
         with self.torch.no_grad(): outs = self.net(self.torch.from_numpy(item[None]))
         answer, net, batch = (o[0].numpy() for o in outs)
         a = decode_answer(spec, answer, m.vocab, img.size[::-1])
-        return Trace(np.asarray(img), item, batch, net, task.numbers(a), task.label(a), a.decided, name, doubt(m, a, net))
+        told = task.numbers(a), task.label(a), a.decided
+        return Trace(np.asarray(img), item, batch, net, *told, name, doubt(m, a, net))
 
 # %% ../../nbs/learner/04_verify.ipynb #tracers
 def _goldens(model: Model) -> list: return [(g.image, g.trace) for g in model.goldens()]

@@ -58,12 +58,16 @@ class Task:
 
 # %% ../../nbs/run/07_tasks.ipynb #compared
 @patch
-def numbers(self: Task, answer) -> np.ndarray: # float32
+def numbers(self: Task,
+    answer, # What `decode` gave
+) -> np.ndarray: # float32
     "The numbers of an answer that a proof compares."
     return answer[2]
 
 @patch
-def label(self: Task, answer) -> str: # Empty where nothing is named
+def label(self: Task,
+    answer, # What `decode` gave
+) -> str: # Empty where nothing is named
     "What an answer names, in words."
     return ''
 
@@ -99,7 +103,9 @@ def net_output(self: Task,
     return trace.numbers
 
 @patch
-def finish(self: Task, answer) -> np.ndarray:
+def finish(self: Task,
+    answer, # What `decode` gave, of a known image
+) -> np.ndarray:
     "The answer as programs in other languages get it, where `finished` names an output."
     return answer.decided
 
@@ -115,7 +121,7 @@ def columns(self: Task,
 
 @patch
 def cells(self: Task,
-    answer,
+    answer,     # What `decode` gave
     k: int = 1, # As for `columns`
 ) -> list:
     "The values of an answer, in the order of `columns`."
@@ -141,7 +147,7 @@ def does(self: Task,
 
 @patch
 def shown(self: Task,
-    answer,
+    answer,     # What `decode` gave
     image,      # Function without arguments: the image as the transforms receive it, RGB, at a size for a page
     k: int = 5, # How many classes, where they have probabilities
 ): # What the component `view` takes

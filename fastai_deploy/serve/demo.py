@@ -74,7 +74,8 @@ def _compared(task: Task, p, t) -> str:
     elif task.has_topk: said = f'Both say {ours}. '
     elif not p.decided.size: said = ''
     else:
-        said = f'The {task.decides} differ in {n:,} of {p.decided.size:,} places! ' if n else f'The {task.decides} are equal. '
+        differ = f'differ in {n:,} of {p.decided.size:,} places! ' if n else 'are equal. '
+        said = f'The {task.decides} {differ}'
     diff = float(np.abs(task.numbers(p)-t.numbers).max())
     return f'{said}Largest difference between their {t.numbers.size:,} {task.numbers_are}: <b>{diff:.1e}</b>'
 
