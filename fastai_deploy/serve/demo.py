@@ -21,8 +21,8 @@ from ..run.loading import load
 from ..run.model import Model
 from ..run.basics import FastaiDeployError, need
 
-# %% ../../nbs/serve/02_demo.ipynb #picture
-def _picture(gr):
+# %% ../../nbs/serve/02_demo.ipynb #upload
+def _upload(gr):
     "An image component that hands over the uploaded file as it is."
     image = gr.Image(type='filepath', image_mode=None, sources=['upload', 'clipboard'], label='Image', height=340,
                      elem_id='picture', buttons=['fullscreen'])
@@ -158,7 +158,7 @@ def demo_page(
         gr.HTML(f'<h1>{_text(title)}</h1>' + ('' if description else _about(model)), elem_id='headline')
         if description: gr.Markdown(description, elem_id='description')
         with gr.Row(equal_height=False):
-            with gr.Column(scale=4, min_width=280): image = _picture(gr)
+            with gr.Column(scale=4, min_width=280): image = _upload(gr)
             with gr.Column(scale=5, min_width=280):
                 if learn is None: outs, fn = answers('Answer', 'ours'), partial(answer, model, topk=topk)
                 else:
