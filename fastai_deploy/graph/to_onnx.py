@@ -18,7 +18,6 @@ from bisect import bisect_left
 from copy import deepcopy
 from functools import partial
 from itertools import chain
-from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -27,6 +26,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from ..nets.batch_tfms import batch_module
 from ..nets.pipeline import Deployed
+from ..run.beside import beside
 from ..run.guard import check_model
 from ..nets.heads import one_line, spread
 from ..run.basics import BundleError, UnsupportedError
@@ -342,15 +342,6 @@ def smallest_size(
     while not takes(h, w) and (h, w) != tuple(size): h, w = min(h+1, size[0]), min(w+1, size[1])
     return [h, w]
 
-# %% ../../nbs/graph/00_to_onnx.ipynb #write-whole
-def _write(path, data):
-    "Write bytes beside `path`, then rename: the file is there completely or not at all."
-    part = path.with_name(path.name+'.part')
-    try:
-        part.write_bytes(data)
-        os.replace(part, path)
-    finally: part.unlink(missing_ok=True)
-
 # %% ../../nbs/graph/00_to_onnx.ipynb #export-onnx
 def export_onnx(
     batch,            # batch ops, as in the spec: list of {"op": name, **args}
@@ -383,5 +374,5 @@ def export_onnx(
         _defined(noise)
         _independent(m, xs[1], *_from_others, noise[0])
         proto, exporter = to_onnx(m, xs, m.names[:1 + bool(logits)], axes, noise)
-    _write(Path(path), proto.SerializeToString())
+    with beside(path) as new: new.write_bytes(proto.SerializeToString())
     return dict(opset=OPSET, exporter=exporter, noise=noise, min_size=least)
