@@ -125,7 +125,7 @@ class _Dir(_Files):
 
 # %% ../../nbs/run/09_bundle.ipynb #source-zip
 _LIST = 4_000_000                        # bytes of a list of contents
-_SHRINKS, _SMALL = 100, 1_000_000        # how much a file may shrink; bytes that may always come out
+_SHRINKS, _SMALL = 100, 1_000_000        # a zip bomb shrank to less than a hundredth; bytes that may always come out
 _HEADER = 30                             # bytes in front of a file's content, at least
 
 class _ZipReader(io.BufferedReader):

@@ -31,7 +31,7 @@ def _varint(data, i: int, end: int) -> tuple:
 def _signed(n: int) -> int: return n - 2**_BITS if n >= 2**(_BITS-1) else n
 
 # %% ../../nbs/run/11_guard.ipynb #fields
-_NUMBER, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5  # wire types
+_NUMBER, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5  # wire types: such a number, 8 bytes, a length and that many, 4 bytes
 
 def _fields(data, i: int, end: int):
     "(number, wire type, value) of each field of a message: the value is a number, or its (start, end)."
@@ -86,7 +86,7 @@ _MESSAGES = _messages(_PROTO)
 _WIRES = dict(int=_NUMBER, zero=_NUMBER, float=_FOUR, double=_EIGHT)  # type -> wire type; all else: _BYTES
 
 # %% ../../nbs/run/11_guard.ipynb #reader
-FIELDS = 500_000  # of a file
+FIELDS = 500_000  # of a file; this and the others are far above what our largest nets have
 NAME = 1_000      # characters of a name
 DEPTH = 30        # of messages in messages
 
