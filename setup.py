@@ -10,9 +10,11 @@ ini.read(here/'settings.ini', encoding='utf-8')
 cfg = ini['DEFAULT']
 extras = {o: cfg[f'{o}_requirements'].split() for o in ('export', 'demo', 'dev')}
 extras['dev'] = extras['export'] + extras['demo'] + extras['dev']   # everything to work on it
-made = {'node_modules', 'vendor', 'build', 'target', 'onnxruntime', 'bundle', '__pycache__'}   # in apps/, not sources
-apps = [o.relative_to(here/'apps') for o in sorted((here/'apps').rglob('*')) if o.is_file()]
-apps = [o.as_posix() for o in apps if not made & {*o.parts}]
+apps = []   # files of the programs: all but what their .gitignore says is made there
+for app in sorted(o.parent for o in (here/'apps').glob('*/.gitignore')):
+    made = {*(app/'.gitignore').read_text(encoding='utf-8').replace('/', '').split()}
+    files = [o.relative_to(here/'apps') for o in sorted(app.rglob('*')) if o.is_file()]
+    apps += [o.as_posix() for o in files if not made & {*o.parts}]
 statuses = ['1 - Planning', '2 - Pre-Alpha', '3 - Alpha', '4 - Beta', '5 - Production/Stable']
 
 setup(

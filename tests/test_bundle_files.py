@@ -13,6 +13,7 @@ from unittest.mock import patch
 import pytest
 
 from fastai_deploy.run import write_bundle as writing
+from fastai_deploy.run.beside import sweep
 from fastai_deploy.run.bundle import open_bundle
 from fastai_deploy.run.write_bundle import check_place, update_bundle, write_bundle
 from fastai_deploy.run.basics import BundleError
@@ -258,7 +259,7 @@ def test_leftover_that_is_the_only_bundle(tmp_path):
     "Killed between two renames, where there is no exchange: the old bundle is not thrown away."
     left = tmp_path/'.toy-abcdefgh.part'
     write_bundle(left/'old', SPEC, FILES)
-    writing._sweep(tmp_path/'toy')
+    sweep(tmp_path/'toy')
     assert left.exists()
 
 OLDER = dict(older=b'{"format": "fastai_deploy/0", "x": 1}', damaged=b'{"format": "fastai_deploy/1", "inp')

@@ -242,9 +242,10 @@ def test_ctrl_c(toys, tmp_path, to):
     p = started('predict', toys/'points', '-', '--batch-size', 2, *to_file, cwd=toys/'photos')
     p.stdin.write('half.png\nhalf.png\n'*2)  # two batches: the first is answered when the second is there
     p.stdin.flush()
-    new, end = tmp_path/f'.{to}.{p.pid}', time.monotonic() + 60
+    def known(): return any(o.read_text().count('half') == 2 for o in tmp_path.glob(f'.{to}-*.part/new'))
+    end = time.monotonic() + 60
     if to:
-        while time.monotonic() < end and not (new.exists() and new.read_text().count('half') == 2): time.sleep(.05)
+        while time.monotonic() < end and not known(): time.sleep(.05)
     else: lines = [p.stdout.readline() for _ in range(3)]
     p.send_signal(signal.SIGINT)
     out, err = p.communicate(timeout=60)

@@ -66,7 +66,7 @@ def test_far_from_the_limits(digits_bundle):
     "The largest graph of the sample has a tenth of what is allowed."
     data = (digits_bundle/'pixels.onnx').read_bytes()
     r = guard._Reader(data)
-    walk = guard._Walk(r, r.message(0, len(data), 'model'))
+    walk = guard._Walk(r, r.message(0, len(data), 'model')).walk()
     assert walk.nodes > 100 and walk.nodes*10 < guard.NODES
     assert (guard.FIELDS - r.left)*10 < guard.FIELDS and walk.elements*10 < guard.ELEMENTS
 

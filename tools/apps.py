@@ -223,7 +223,7 @@ def main():
     if a.table and a.names: p.error('the table is of all programs: name none')
     warnings.filterwarnings('ignore', category=FutureWarning)   # torch's, about itself
     warnings.filterwarnings('ignore', message='the net is exported as it is')
-    from fastai_deploy.serve.programs import _folder, app_names
+    from fastai_deploy.serve.programs import app_names, apps_folder
     t, rows, failed, skipped, pets = time.time(), [], [], [], sorted(PETS.glob('*.jpg'))
     with tempfile.TemporaryDirectory(prefix='apps-') as tmp:
         tmp = Path(tmp)
@@ -233,7 +233,7 @@ def main():
         tasks = {o: task_bundle(o, tmp/o) for o in TASKS}
         print(f'bundles for {", ".join(TASKS)} in {time.time() - before:.0f} s', flush=True)
         for name in a.names or app_names():
-            about = json.loads((_folder()/name/'app.json').read_text(encoding='utf-8'))
+            about = json.loads((apps_folder()/name/'app.json').read_text(encoding='utf-8'))
             if lack := missing(name, about['debian']):
                 skipped.append(name)
                 print(f"{name}: skipped: no {', '.join(lack)} on this machine", flush=True)

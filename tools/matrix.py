@@ -37,16 +37,17 @@ def installed(package, version):
     "The folder of one version of a package, downloaded the first time; None if that fails."
     d = PLACE/f'cp3{sys.version_info[1]}-{package}-{version}'
     if d.exists(): return d
-    PLACE.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=PLACE) as tmp:
-        uv, new = find_uv(), Path(tmp)/'new'
-        cmd = [uv, 'pip', 'install', '--python', sys.executable] if uv else [sys.executable, '-m', 'pip', 'install']
-        r = subprocess.run([*map(str, cmd), '-q', '--no-deps', '--only-binary', ':all:', '--target', str(new),
-                            f'{package}=={version}'], capture_output=True, text=True, encoding='utf-8')
-        if r.returncode: return print(f'{package} {version} cannot be had: {(r.stderr.splitlines() or [""])[-1]}')
-        try: new.rename(d)
-        except OSError:    # another process was faster
-            if not d.exists(): raise
+    from fastai_deploy.run.beside import beside
+    uv = find_uv()
+    cmd = [uv, 'pip', 'install', '--python', sys.executable] if uv else [sys.executable, '-m', 'pip', 'install']
+    try:
+        with beside(d) as new:
+            subprocess.run([*map(str, cmd), '-q', '--no-deps', '--only-binary', ':all:', '--target', str(new),
+                            f'{package}=={version}'], check=True, capture_output=True, text=True, encoding='utf-8')
+    except subprocess.CalledProcessError as e:
+        return print(f'{package} {version} cannot be had: {(e.stderr.splitlines() or [""])[-1]}')
+    except OSError:    # another process was faster
+        if not d.exists(): raise
     return d
 
 def call(python, *args, versions=()):

@@ -201,13 +201,18 @@ def documented(root):
         if not path.exists(): continue
         src = path.read_text(encoding='utf-8')
         for n in ast.parse(src).body:
-            if not isinstance(n, (ast.FunctionDef, ast.ClassDef)) or n.name[0] == '_': continue
+            if not isinstance(n, (ast.FunctionDef, ast.ClassDef)) or n.name[0] == '_' or of_private(n): continue
             bad += [f'{m}.{n.name}: {o}' for o in undocumented(n, src.splitlines())]
             if isinstance(n, ast.ClassDef):
                 bad += [f'{m}.{n.name}.{f.name}: no one-line docstring' for f in n.body
                         if isinstance(f, ast.FunctionDef) and f.name[0] != '_' and f.name != 'forward'
                         and not one_line(f)]
     return bad
+
+def of_private(n):
+    "Whether a function is a method that `@patch` adds to a private class."
+    self = n.args.args[:1] if isinstance(n, ast.FunctionDef) else []
+    return any(getattr(o.annotation, 'id', '').startswith('_') for o in self)
 
 def one_line(n):
     "Whether a function or class has a docstring of one line."

@@ -262,12 +262,11 @@ def read_table(path=TABLE):
 
 def write_table(rows, path=TABLE):
     "Write the table, one row a line, sorted."
+    from fastai_deploy.run.beside import beside
     rows = sorted(rows, key=lambda o: (o['family'], o['net']))
     lines = ',\n'.join('  ' + json.dumps({k: o[k] for k in COLUMNS}, ensure_ascii=False) for o in rows)
     text = f'{{"made_by": {json.dumps(versions())},\n "rows": [\n{lines}\n]}}\n'
-    part = path.with_suffix('.part')
-    part.write_text(text, encoding='utf-8', newline='\n')
-    os.replace(part, path)
+    with beside(path) as new: new.write_text(text, encoding='utf-8', newline='\n')
 
 def zoo(todo, run, path=TABLE, limit=600, keep=()):
     "Run the nets of `todo` that are not among the rows `keep`; each is in the table at once."

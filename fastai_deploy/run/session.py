@@ -11,6 +11,10 @@ import onnxruntime as ort
 from .basics import BundleError, FastaiDeployError
 
 # %% ../../nbs/run/14_session.ipynb #session
+_MAX_THREADS = 1024
+_FATAL = 4  # the severity from which onnxruntime prints
+_EXTERNAL = 'session.model_external_initializers_file_folder_path'
+
 def make_session(
     model: bytes,           # An ONNX file
     providers: list = None, # ONNX Runtime execution providers, best first; the CPU's by default
@@ -22,11 +26,11 @@ def make_session(
     names = [p if isinstance(p, str) else p[0] for p in want]
     if missing := [p for p in names if p not in have]:
         raise FastaiDeployError(f"execution provider {missing[0]!r} is not in this onnxruntime ({', '.join(have)})")
-    if threads is not None and not 1 <= threads <= 1024:
-        raise FastaiDeployError(f'threads must be from 1 to 1024, not {threads}')
+    if threads is not None and not 1 <= threads <= _MAX_THREADS:
+        raise FastaiDeployError(f'threads must be from 1 to {_MAX_THREADS}, not {threads}')
     options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.add_session_config_entry('session.model_external_initializers_file_folder_path', 'no-such-folder')
+    options.log_severity_level = _FATAL
+    options.add_session_config_entry(_EXTERNAL, 'no-such-folder')
     if threads: options.intra_op_num_threads = threads
     try: return ort.InferenceSession(model, options, providers=want)
     except Exception as e: # onnxruntime's own classes have no common base but this
@@ -37,7 +41,6 @@ def _field(number: int, content: bytes) -> bytes:
     "Field `number` of a protobuf message, of up to 127 bytes."
     return bytes([number<<3 | 2, len(content)]) + content
 
-# %% ../../nbs/run/14_session.ipynb #tap-code
 def tap(
     model: bytes, # An ONNX file
     *names: str,  # Names of tensors inside its graph

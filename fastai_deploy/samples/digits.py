@@ -6,7 +6,6 @@
 __all__ = ['digit_names', 'digits']
 
 # %% ../../nbs/samples/00_digits.ipynb #imports
-import shutil, tempfile
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from fastai.data.external import fastai_path
 from sklearn.datasets import load_digits
 
 from ..run.basics import FastaiDeployError
+from ..run.beside import beside
 
 # %% ../../nbs/samples/00_digits.ipynb #draw
 def _draw(scan, rng):
@@ -34,7 +34,7 @@ digit_names = 'zero one two three four five six seven eight nine'.split()
 def _write(path):
     "Write all digits into the new folder `path`."
     rng, scans = np.random.default_rng(0), load_digits()
-    for name in digit_names: (path/name).mkdir()
+    for name in digit_names: (path/name).mkdir(parents=True)
     for i, (scan, y) in enumerate(zip(scans.images, scans.target)):
         _draw(scan, rng).save(path/digit_names[y]/f'{i:04}.jpg', quality=90)
 
@@ -48,14 +48,9 @@ def digits(
     path = Path(path or fastai_path('data')).expanduser()
     dest = path/'digits'
     if not dest.exists():
-        path.mkdir(parents=True, exist_ok=True)
-        tmp = Path(tempfile.mkdtemp(prefix='.digits-', dir=path))
         try:
-            _write(tmp)
-            tmp.chmod(0o755)
-            try: tmp.rename(dest)
-            except OSError:
-                if not dest.exists(): raise
-        finally: shutil.rmtree(tmp, ignore_errors=True)
+            with beside(dest) as new: _write(new)
+        except OSError: # another process was faster
+            if not dest.exists(): raise
     if (n := _n_digits(dest)) == 1797: return dest
     raise FastaiDeployError(f'{dest} holds {n} pictures, not the 1797 digits: delete it, and they are written again')

@@ -8,6 +8,7 @@ __all__ = ['forms', 'text_row', 'json_text', 'reason', 'json_row', 'csv_line', '
 
 # %% ../../nbs/serve/00_formats.ipynb #imports
 import csv, io, json, os
+from contextlib import ExitStack
 from pathlib import Path
 
 from PIL import Image
@@ -15,6 +16,7 @@ from PIL import Image
 from ..run.answers import number
 from ..run.bundle import Bundle
 from ..run.basics import FastaiDeployError, plain
+from ..run.beside import beside
 from ..run.spec import Spec
 from ..run.tasks import TASKS, Task
 
@@ -112,9 +114,9 @@ class RowFile:
         self.path, self.rows, self.as_list = Path(path), 0, Path(path).suffix.lower() == '.json'
         if os.path.lexists(path) and not overwrite:
             raise FastaiDeployError(f'{path} is there already: pass overwrite=True, or choose another file')
-        self.new = self.path.with_name(f'.{self.path.name}.{os.getpid()}')
+        self.beside = ExitStack()
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.new = self.beside.enter_context(beside(self.path))
             self.file = open(self.new, 'w', encoding='utf-8', errors='backslashreplace', newline='')
         except OSError as e: raise FastaiDeployError(f'{path} cannot be written: {e}') from e
         self._put('[' if self.as_list else f'{head}\n' if head else '')
@@ -137,12 +139,11 @@ class RowFile:
     ) -> None:
         "Put the file in its place."
         try:
-            if self.as_list: self.file.write('\n]\n')
-            self.file.close()
-            if self.rows or not stopped: os.replace(self.new, self.path)
+            with self.beside:
+                if self.as_list: self.file.write('\n]\n')
+                self.file.close()
+                if stopped and not self.rows: self.new.unlink()  # the old file stays
         except OSError as e: raise FastaiDeployError(f'{self.path} cannot be written: {e}') from e
-        finally:
-            if self.new.exists(): self.new.unlink()
 
 # %% ../../nbs/serve/00_formats.ipynb #places
 def places(
@@ -169,14 +170,9 @@ def save(
 ) -> None:
     "Write an answer as a lossless PNG."
     image = Image.fromarray(p.original()) if original and hasattr(p, 'original') else p.to_image()
-    new = to.with_name(f'.{to.name}.{os.getpid()}')
     try:
-        to.parent.mkdir(parents=True, exist_ok=True)
-        image.save(new, 'png')
-        os.replace(new, to)
+        with beside(to) as new: image.save(new, 'png')
     except OSError as e: raise FastaiDeployError(f'{to} cannot be written: {e}') from e
-    finally:
-        if new.exists(): new.unlink()
 
 # %% ../../nbs/serve/00_formats.ipynb #facts
 def _op(o: dict) -> str:
