@@ -16,7 +16,7 @@ from fastai_deploy.nets.batch_tfms import batch_module
 from fastai_deploy.learner.capture import capture
 from fastai_deploy.nets.pipeline import Deployed
 from fastai_deploy.graph.to_onnx import check_graph, export_onnx, float_noise, tidy, EXPORTERS
-from fastai_deploy.nets.heads import one_line
+from fastai_deploy.run.basics import one_line
 from fastai_deploy.nets.describe import describe_net
 from fastai_deploy.nets.unet import describe_unet, plain_copy
 from torch import nn

@@ -28,8 +28,8 @@ from torch.overrides import TorchFunctionMode
 from ..nets.batch_tfms import batch_module
 from ..nets.pipeline import Deployed
 from ..run.guard import check_model
-from ..nets.heads import one_line, spread
-from ..run.basics import BundleError, UnsupportedError
+from ..nets.describe import spread
+from ..run.basics import BundleError, UnsupportedError, one_line
 
 # %% ../../nbs/graph/00_to_onnx.ipynb #quiet
 @contextlib.contextmanager

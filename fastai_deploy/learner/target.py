@@ -27,8 +27,7 @@ from fasttransform import Pipeline
 from PIL import Image
 from torch import nn
 
-from ..nets.heads import one_line
-from ..run.basics import UnsupportedError
+from ..run.basics import UnsupportedError, one_line
 from ..run.spec import Output, class_tasks
 from ..nets.unet import plain_copy
 
