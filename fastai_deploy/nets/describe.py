@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from .heads import describe_head
-from .rebuild import build_body, first_conv, foreign_errors, rebuild, resnet_children
+from .rebuild import build_body, first_conv, foreign_errors, rebuild
+from .rebuild import resnet_children
 from .xresnet import describe_xresnet, is_xresnet
 from ..run.basics import FastaiDeployError, UnsupportedError, one_line
 
@@ -40,14 +41,16 @@ def _describe_timm(body, args):
     read = dict(in_chans=_timm_chans(model))
     if size and list(size) != list(cfg['input_size'][-2:]): read['img_size'] = list(size)
     if getattr(model, 'dynamic_img_size', False): read['dynamic_img_size'] = True
-    return dict(source='timm', arch=cfg['architecture'], args=read | args, features=bool(body.needs_pool))
+    res = dict(source='timm', arch=cfg['architecture'], args=read | args)
+    return res | dict(features=bool(body.needs_pool))
 
 # %% ../../nbs/nets/03_describe.ipynb #describe-cut
 def _describe_cut(body, arch, args):
     "Description of a body that was cut out of torchvision's net `arch`."
     module, name = getattr(arch, '__module__', None) or '', getattr(arch, '__name__', str(arch))
     if arch is None:
-        raise UnsupportedError('its arch is not told: set learn.arch = models.resnet34, or what it is')
+        raise UnsupportedError('its arch is not told: '
+                               'set learn.arch = models.resnet34, or what it is')
     if not module.startswith('torchvision.models'):
         raise UnsupportedError(f'arch {name} is not of timm, torchvision or fastai')
     chans = first_conv(body)[1].in_channels
@@ -65,7 +68,8 @@ def describe_body(
     if type(body).__name__ == 'TimmBody' and hasattr(body.model, 'default_cfg'):
         return _describe_timm(body, args)
     if is_xresnet(body):
-        return dict(source='xresnet', arch=getattr(arch, '__name__', 'xresnet'), args=describe_xresnet(body))
+        name = getattr(arch, '__name__', 'xresnet')
+        return dict(source='xresnet', arch=name, args=describe_xresnet(body))
     return _describe_cut(body, arch, args)
 
 # %% ../../nbs/nets/03_describe.ipynb #own
@@ -83,7 +87,8 @@ def _own(m):
     "What a module has that is the user's own, in words; '' if nothing."
     kind = type(m).__name__
     if not _known(type(m)): return f'is a {kind} of {type(m).__module__}'
-    if 'forward' in vars(m) or not _known(type(m).forward): return f'is a {kind} with a forward of its own'
+    if 'forward' in vars(m) or not _known(type(m).forward):
+        return f'is a {kind} with a forward of its own'
     for hook in [*m._forward_hooks.values(), *m._forward_pre_hooks.values()]:
         if _harmless(hook): continue
         return f'is a {kind} with a hook, {getattr(hook, "__qualname__", type(hook).__name__)}'
@@ -118,7 +123,8 @@ def _attrs(m):
 def _idle(m):
     "Whether a module does nothing in evaluation."
     kind = type(m).__name__
-    return not any(m.children()) and (kind in ('Identity', 'Sequential', 'StochasticDepth') or 'Drop' in kind)
+    if any(m.children()): return False
+    return kind in ('Identity', 'Sequential', 'StochasticDepth') or 'Drop' in kind
 
 # %% ../../nbs/nets/03_describe.ipynb #check-tree
 def check_tree(
@@ -138,10 +144,11 @@ def check_tree(
         if type(live[n]) is not type(fresh[n]):
             raise UnsupportedError(f"its layer '{path}' is a {a}, where {arch} has a {b}")
         x, y = _attrs(live[n]), _attrs(fresh[n])
-        hidden = [k for k in x if k not in y and hasattr(type(live[n]), k)] # methods that are covered up
-        for k in [*y, *hidden]:
-            if x.get(k) != y.get(k):
-                raise UnsupportedError(f"its layer '{path}' has {k} {x.get(k)}, where {arch} has {y.get(k)}")
+        covered = [k for k in x if k not in y and hasattr(type(live[n]), k)]  # methods
+        for k in [*y, *covered]:
+            if x.get(k) == y.get(k): continue
+            raise UnsupportedError(f"its layer '{path}' has {k} {x.get(k)}, "
+                                   f'where {arch} has {y.get(k)}')
 
 # %% ../../nbs/nets/03_describe.ipynb #body-as-made
 def body_as_made(
@@ -154,10 +161,11 @@ def body_as_made(
     with torch.random.fork_rng(devices=[]): return build_body(net | dict(source='torchvision'))
 
 # %% ../../nbs/nets/03_describe.ipynb #ran
-_glue = {'ProdLayer', 'MergeLayer', 'ResizeToOrig', 'ToTensorBase'}  # fastai's, which we write as `*`, `cat` ...
+# fastai's layers for what we write as `*`, `cat` and so on
+_glue = {'ProdLayer', 'MergeLayer', 'ResizeToOrig', 'ToTensorBase'}
 
 def _run(m, x):
-    "Outputs of `m` in evaluation mode, and the layers that ran: [(name, layer)]. Its own mode is kept."
+    "Outputs of `m` in evaluation mode, and [(name, layer)] of what ran; its own mode is kept."
     ran, names = [], {o: n for n, o in m.named_modules()}
     def note(layer, *_):
         if not _idle(layer) and type(layer).__name__ not in _glue: ran.append((names[layer], layer))
@@ -173,16 +181,16 @@ def _run(m, x):
 def _check_layers(live, ours):
     "Raise unless the layers that ran are the same."
     for (n, a), (_, b) in zip_longest(live, ours, fillvalue=(None, None)):
-        if a is None: raise UnsupportedError(f'it ends where the rebuilt net has a {type(b).__name__}')
-        if b is None:
-            raise UnsupportedError(f"the rebuilt net ends before its layer '{n}' ({type(a).__name__})")
-        if type(a).__name__ != type(b).__name__:
-            raise UnsupportedError(f"its layer '{n}' is a {type(a).__name__}, where the rebuilt net has a "
-                                   f'{type(b).__name__}')
+        one, other = type(a).__name__, type(b).__name__
+        if a is None: raise UnsupportedError(f'it ends where the rebuilt net has a {other}')
+        if b is None: raise UnsupportedError(f"the rebuilt net ends before its layer '{n}' ({one})")
+        if one != other:
+            raise UnsupportedError(f"its layer '{n}' is a {one}, where the rebuilt net has a {other}")
         x, y = _attrs(a), _attrs(b)
         for k in x:
-            if k in y and x[k] != y[k]:
-                raise UnsupportedError(f"its layer '{n}' has {k} {x[k]}, where the rebuilt net has {y[k]}")
+            if k not in y or x[k] == y[k]: continue
+            raise UnsupportedError(f"its layer '{n}' has {k} {x[k]}, "
+                                   f'where the rebuilt net has {y[k]}')
 
 # %% ../../nbs/nets/03_describe.ipynb #spread
 def spread(
@@ -192,7 +200,7 @@ def spread(
     return max((a.amax(0)-a.amin(0)).max().item(), a.abs().max().item()/100, 1e-12)
 
 # %% ../../nbs/nets/03_describe.ipynb #check-ran
-_tolerance = 1e-5 # of the spread
+_tolerance = 1e-5  # of the spread
 _usual_size = 224, 224
 
 def _four_images(chans, size):
@@ -218,13 +226,15 @@ def check_ran(
         _check_layers(left, right)
         diff = (a-b).abs().max().item()/spread(a)
         if diff <= _tolerance: return
-        raise UnsupportedError(f'rebuilt it answers differently, by {diff:.1g} of the spread of its outputs')
-    raise UnsupportedError(f'it cannot be run on an image of 224×224 to compare ({said}): say the `size`')
+        raise UnsupportedError('rebuilt it answers differently, '
+                               f'by {diff:.1g} of the spread of its outputs')
+    raise UnsupportedError('it cannot be run on an image of 224×224 to compare: '
+                           f'say the `size` ({said})')
 
 # %% ../../nbs/nets/03_describe.ipynb #describe-net
 def describe_net(
     model: nn.Module,   # A live model: fastai's `nn.Sequential(body, head)`; it is not changed
-    arch=None,          # What `vision_learner` was given: needed where a torchvision function made the body
+    arch=None,          # What `vision_learner` was given: needed where torchvision made the body
     args: dict = None,  # More arguments of the net's constructor, where they are known
     size: tuple = None, # (height, width) of an image to compare with, pixels
 ) -> dict: # For bundle.json: source, arch, args, head ...; or source 'opaque' and why
@@ -239,7 +249,8 @@ def describe_net(
         prefix = '0.' if live is model[0] else '0.model.'
         if fresh is not None: check_tree(live, fresh, prefix, net['arch'])
         cfg = getattr(ours.body, 'default_cfg', {})
-        fixed = cfg['input_size'][-2:] if cfg.get('fixed_input_size') else (64, 64)
-        check_ran(model, ours, net['args'].get('in_chans', 3), size or net['args'].get('img_size') or fixed)
+        usual = cfg['input_size'][-2:] if cfg.get('fixed_input_size') else (64, 64)
+        size = size or net['args'].get('img_size') or usual
+        check_ran(model, ours, net['args'].get('in_chans', 3), size)
         return net
     except FastaiDeployError as e: return dict(source='opaque', why=one_line(e))

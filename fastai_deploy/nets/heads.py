@@ -81,7 +81,7 @@ def create_head(
     nf: int,                  # Channels that the body gives
     n_out: int,               # Classes
     lin_ftrs: list = None,    # Sizes of the hidden layers; `[512]` if not given
-    ps=0.5,                   # Dropout of the last block (the others get half), or a list of one per block
+    ps=0.5,                   # Dropout of the last block (others get half), or one per block
     pool: bool = True,        # The body gives [N,C,h,w], to be pooled
     concat_pool: bool = True, # Pool by maximum and mean, else by mean alone
     first_bn: bool = True,    # Begin with a batch norm

@@ -51,13 +51,14 @@ def cut_body(
     if in_chans == 3: return body
     name, c = first_conv(body)
     parent, _, last = name.rpartition('.')
-    conv = nn.Conv2d(in_chans, c.out_channels, c.kernel_size, c.stride, c.padding, c.dilation, c.groups,
-                     c.bias is not None, c.padding_mode)
+    conv = nn.Conv2d(in_chans, c.out_channels, c.kernel_size, c.stride, c.padding, c.dilation,
+                     c.groups, c.bias is not None, c.padding_mode)
     setattr(body.get_submodule(parent), last, conv)
     return body
 
 # %% ../../nbs/nets/02_rebuild.ipynb #build-body
-foreign_errors = RuntimeError, TypeError, ValueError, AssertionError, LookupError # of a library's code
+# what a library's net may raise when it is made or run
+foreign_errors = RuntimeError, TypeError, ValueError, AssertionError, LookupError
 
 def build_body(
     net: dict, # A net's description, as from `describe_net`
@@ -68,9 +69,11 @@ def build_body(
         if net['source'] == 'timm':
             return timm.create_model(net['arch'], pretrained=False, num_classes=0, **args)
         if net['source'] == 'torchvision': return cut_body(net['arch'], net['cut'], **args)
-    except foreign_errors as e: raise UnsupportedError(f"{net['arch']} cannot be made: {one_line(e)}") from e
+    except foreign_errors as e:
+        raise UnsupportedError(f"{net['arch']} cannot be made: {one_line(e)}") from e
     if net['source'] == 'xresnet': return xresnet(**args)
-    raise UnsupportedError(f"the net cannot be rebuilt: {net.get('why', 'its source is '+net['source'])}")
+    why = net.get('why', f"its source is {net['source']}")
+    raise UnsupportedError(f'the net cannot be rebuilt: {why}')
 
 # %% ../../nbs/nets/02_rebuild.ipynb #build-net
 def build_net(
@@ -86,7 +89,8 @@ class RebuildError(FastaiDeployError):
 
 def _some(what, names):
     "How many there are of `names`, and the first three."
-    return f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else ''
+    if not names: return ''
+    return f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
 
 def check_weights(
     module: nn.Module, # The net to fill
@@ -96,7 +100,8 @@ def check_weights(
     "Whether `state_dict` has each weight of `module`, in its shape and type, and nothing else."
     def kind(t): return f'{list(t.shape)} {str(t.dtype)[6:]}'
     want = module.state_dict()
-    missing, more = [k for k in want if k not in state_dict], [k for k in state_dict if k not in want]
+    missing = [k for k in want if k not in state_dict]
+    more = [k for k in state_dict if k not in want]
     bad = [f'{k} is {kind(v)}, not {kind(want[k])}' for k, v in state_dict.items()
            if k in want and kind(v) != kind(want[k])]
     faults = [_some('missing', missing), _some('unexpected', more), _some('mis-shaped', bad)]
@@ -105,7 +110,8 @@ def check_weights(
                            'Describe the net of the Learner that the weights come from')
 
 # %% ../../nbs/nets/02_rebuild.ipynb #remap
-resnet_children = 'conv1 bn1 act1 maxpool layer1 layer2 layer3 layer4'.split() # that fastai's cut keeps
+# timm's names for the children of a ResNet that fastai's cut keeps
+resnet_children = 'conv1 bn1 act1 maxpool layer1 layer2 layer3 layer4'.split()
 
 def _our_name(k, net):
     "Our name for fastai's `k`."
@@ -113,10 +119,12 @@ def _our_name(k, net):
     child, _, tail = rest.partition('.')
     if part == '1': return f'head.{rest}'
     if part != '0': return k
-    if net['source'] == 'timm' and 'cut' not in net: return f'body.{tail}' if child == 'model' else k
+    if net['source'] == 'timm' and 'cut' not in net:
+        return f'body.{tail}' if child == 'model' else k
     if not child.isdigit(): return k
     if net['source'] != 'timm': return f'body.{rest}'
-    return f'body.{resnet_children[int(child)]}.{tail}' if int(child) < len(resnet_children) else k
+    known = int(child) < len(resnet_children)
+    return f'body.{resnet_children[int(child)]}.{tail}' if known else k
 
 def remap(
     state_dict: dict, # Name → tensor, as in `learn.model.state_dict()`; or already remapped

@@ -34,7 +34,7 @@ class _ResBlock(nn.Module):
     def __init__(self, ni, nf, hidden, stride, groups, se, act):
         super().__init__()
         widths, convs, shortcut = [ni, *hidden, nf], [], []
-        main = len(hidden) - 1 # the convolution that has the stride and the groups
+        main = len(hidden) - 1  # the convolution that has the stride and the groups
         for i, (a, b) in enumerate(zip(widths, widths[1:])):
             ks = 3 if main == 0 or i == main else 1
             how = dict(stride=stride, groups=groups) if i == main else {}
@@ -42,7 +42,8 @@ class _ResBlock(nn.Module):
         if se: convs.append(_SqueezeExcite(nf, se, act))
         if stride != 1: shortcut.append(nn.AvgPool2d(2, ceil_mode=True))
         if ni != nf: shortcut.append(_conv(ni, nf))
-        self.convpath, self.idpath, self.act = nn.Sequential(*convs), nn.Sequential(*shortcut), act()
+        self.convpath, self.idpath = nn.Sequential(*convs), nn.Sequential(*shortcut)
+        self.act = act()
 
     def forward(self, x): return self.act(self.convpath(x) + self.idpath(x))
 
@@ -55,15 +56,16 @@ def xresnet(
 ) -> nn.Sequential: # float [N,C,H,W] → float [N,channels,h,w]
     "The body of one of fastai's XResNets, with random weights."
     if act not in head_layers: raise UnsupportedError(f'its activation {act} is not known')
-    act, widths, ni = head_layers[act][0], [in_chans, *stem], stem[-1]
-    res = [_conv(a, b, 3, 1 if i else 2, act=act) for i, (a, b) in enumerate(zip(widths, widths[1:]))]
+    act, ni = head_layers[act][0], stem[-1]
+    res = [_conv(in_chans, stem[0], 3, stride=2, act=act)]
+    res += [_conv(a, b, 3, act=act) for a, b in zip(stem, stem[1:])]
     res.append(nn.MaxPool2d(3, 2, 1))
     for i, s in enumerate(stages):
-        nf, stage = s['out'], []
-        for j in range(s['blocks']):
-            stride = 2 if i > 0 and j == 0 else 1
-            stage.append(_ResBlock(ni, nf, s['hidden'], stride, s.get('groups', 1), s.get('se'), act))
-            ni = nf
+        stage, stride = [], 2 if i else 1
+        for _ in range(s['blocks']):
+            how = dict(groups=s.get('groups', 1), se=s.get('se'), act=act)
+            stage.append(_ResBlock(ni, s['out'], s['hidden'], stride, **how))
+            ni, stride = s['out'], 1
         res.append(nn.Sequential(*stage))
     return nn.Sequential(*res)
 
@@ -81,17 +83,17 @@ def is_xresnet(
 def _conv_of(m):
     "The convolution of a `ConvLayer`."
     if isinstance(m, nn.Sequential) and len(m) and isinstance(m[0], nn.Conv2d): return m[0]
-    raise UnsupportedError(f'its {type(m).__name__} is none of an XResNet')
+    raise UnsupportedError(f'its {type(m).__name__} is none of an XResNet\'s layers')
 
 def _describe_stage(blocks):
     "Widths of one stage."
     if not isinstance(blocks, nn.Sequential) or not len(blocks):
-        raise UnsupportedError(f'its {type(blocks).__name__} is none of an XResNet')
+        raise UnsupportedError(f'its {type(blocks).__name__} is none of an XResNet\'s stages')
     path = list(blocks[0].convpath)
-    has_se = type(path[-1]).__name__ == 'SequentialEx' # squeeze-and-excite
+    has_se = type(path[-1]).__name__ == 'SequentialEx'  # squeeze-and-excite
     convs = [_conv_of(o) for o in (path[:-1] if has_se else path)]
-    groups = max(o.groups for o in convs)
-    res = dict(blocks=len(blocks), hidden=[o.out_channels for o in convs[:-1]], out=convs[-1].out_channels)
+    groups, widths = max(o.groups for o in convs), [o.out_channels for o in convs]
+    res = dict(blocks=len(blocks), hidden=widths[:-1], out=widths[-1])
     if groups > 1: res['groups'] = groups
     if has_se: res['se'] = _conv_of(path[-1].layers[1]).out_channels
     return res
