@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from .heads import describe_head
-from .rebuild import build_body, first_conv, foreign_errors, rebuild
-from .rebuild import resnet_children
+from .rebuild import (build_body, first_conv, foreign_errors, rebuild,
+                                        resnet_children)
 from .xresnet import describe_xresnet, is_xresnet
 from ..run.basics import FastaiDeployError, UnsupportedError, one_line
 
@@ -37,6 +37,8 @@ def _timm_chans(model):
 def _describe_timm(body, args):
     "Description of a `TimmBody`."
     model, cfg = body.model, body.model.default_cfg
+    if not {'architecture', 'input_size'} <= cfg.keys():
+        raise UnsupportedError(f'its {type(model).__name__} does not say which net of timm it is')
     size = getattr(getattr(model, 'patch_embed', None), 'img_size', None)
     read = dict(in_chans=_timm_chans(model))
     if size and list(size) != list(cfg['input_size'][-2:]): read['img_size'] = list(size)
@@ -53,6 +55,8 @@ def _describe_cut(body, arch, args):
                                'set learn.arch = models.resnet34, or what it is')
     if not module.startswith('torchvision.models'):
         raise UnsupportedError(f'arch {name} is not of timm, torchvision or fastai')
+    if not isinstance(body, nn.Sequential):
+        raise UnsupportedError(f'its body is a {type(body).__name__}, not a net that fastai cut')
     chans = first_conv(body)[1].in_channels
     res = dict(arch=name, cut=len(body), args=({} if chans == 3 else dict(in_chans=chans)) | args)
     usual = module == 'torchvision.models.resnet' and len(body) == len(resnet_children)

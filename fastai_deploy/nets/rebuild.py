@@ -69,9 +69,9 @@ def build_body(
         if net['source'] == 'timm':
             return timm.create_model(net['arch'], pretrained=False, num_classes=0, **args)
         if net['source'] == 'torchvision': return cut_body(net['arch'], net['cut'], **args)
+        if net['source'] == 'xresnet': return xresnet(**args)
     except foreign_errors as e:
         raise UnsupportedError(f"{net['arch']} cannot be made: {one_line(e)}") from e
-    if net['source'] == 'xresnet': return xresnet(**args)
     why = net.get('why', f"its source is {net['source']}")
     raise UnsupportedError(f'the net cannot be rebuilt: {why}')
 

@@ -90,12 +90,14 @@ def _describe_stage(blocks):
     if not isinstance(blocks, nn.Sequential) or not len(blocks):
         raise UnsupportedError(f'its {type(blocks).__name__} is none of an XResNet\'s stages')
     path = list(blocks[0].convpath)
-    has_se = type(path[-1]).__name__ == 'SequentialEx'  # squeeze-and-excite
-    convs = [_conv_of(o) for o in (path[:-1] if has_se else path)]
+    se = [o.layers for o in path if type(o).__name__ == 'SequentialEx']  # squeeze-and-excite
+    convs = [_conv_of(o) for o in path if type(o).__name__ != 'SequentialEx']
+    if len(convs) < 2 or [len(o) for o in se] not in ([], [4]):
+        raise UnsupportedError('its blocks are not those of an XResNet')
     groups, widths = max(o.groups for o in convs), [o.out_channels for o in convs]
     res = dict(blocks=len(blocks), hidden=widths[:-1], out=widths[-1])
     if groups > 1: res['groups'] = groups
-    if has_se: res['se'] = _conv_of(path[-1].layers[1]).out_channels
+    if se: res['se'] = _conv_of(se[0][1]).out_channels
     return res
 
 def describe_xresnet(
