@@ -18,7 +18,7 @@ from fastai_deploy.nets.pipeline import Deployed
 from fastai_deploy.graph.export_onnx import export_onnx
 from fastai_deploy.graph.float_noise import float_noise, limits_for
 from fastai_deploy.graph.to_onnx import EXPORTERS, check_graph, tidy
-from fastai_deploy.nets.heads import one_line
+from fastai_deploy.run.basics import one_line
 from fastai_deploy.nets.describe import describe_net
 from fastai_deploy.nets.unet import describe_unet, plain_copy
 from torch import nn

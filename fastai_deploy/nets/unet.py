@@ -17,10 +17,10 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
-from .heads import SigmoidRange, build_head, describe_head, one_line
-from .describe import _body_as_made, _check_own, _check_ran, _check_tree, _describe_body
-from .rebuild import RebuildError, _build_body, _first_conv, check_weights
-from ..run.basics import UnsupportedError
+from .heads import SigmoidRange, build_head, describe_head
+from .describe import body_as_made, check_own, check_ran, check_tree, describe_body
+from .rebuild import RebuildError, build_body, first_conv, check_weights
+from ..run.basics import UnsupportedError, one_line
 
 # %% ../../nbs/nets/04_unet.ipynb #plain-copy
 def _stored(m):
@@ -213,13 +213,13 @@ def _describe_encoder(body, arch, args):
     "Where the encoder comes from."
     if type(body) is not nn.Sequential: raise UnsupportedError(f'its encoder is a {type(body).__name__}, not a cut net')
     name, kw = _timm_arch(arch)
-    if name is None: return _describe_body(body, arch.func if isinstance(arch, partial) else arch, args)
-    chans = _first_conv(body)[1].in_channels
+    if name is None: return describe_body(body, arch.func if isinstance(arch, partial) else arch, args)
+    chans = first_conv(body)[1].in_channels
     return dict(source='timm', arch=name, cut=len(body), args=({} if chans == 3 else dict(in_chans=chans)) | kw | args)
 
 def _build_encoder(net):
     "The encoder that `net` describes: of a net of timm's, the first children in a row."
-    body = _build_body(net)
+    body = build_body(net)
     return nn.Sequential(*list(body.children())[:net['cut']]) if net['source'] == 'timm' else body
 
 # %% ../../nbs/nets/04_unet.ipynb #build-unet
@@ -299,13 +299,13 @@ def describe_unet(
     "What it takes to make a live U-Net again, proven by doing so."
     try:
         if not is_unet(model): raise UnsupportedError("it is not a U-Net of fastai's")
-        _check_own(model)
+        check_own(model)
         body = _describe_encoder(model.layers[0], arch, args or {})
         net = {k: v for k, v in body.items() if k != 'features'} | dict(unet=_describe_decoder(model))
         net = json.loads(json.dumps(net))
         ours = rebuild_unet(net, {k: v.cpu() for k, v in model.state_dict().items()})
-        made = _body_as_made(body, ours.body)
-        if made is not None: _check_tree(model.layers[0], made, 'layers.0.', net['arch'])
-        _check_ran(model, ours, _first_conv(ours)[1].in_channels, size or (64, 64))
+        made = body_as_made(body, ours.body)
+        if made is not None: check_tree(model.layers[0], made, 'layers.0.', net['arch'])
+        check_ran(model, ours, first_conv(ours)[1].in_channels, size or (64, 64))
         return net
     except Exception as e: return dict(source='opaque', why=one_line(e))
