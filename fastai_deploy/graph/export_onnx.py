@@ -6,7 +6,7 @@
 __all__ = ['smallest_size', 'export_onnx']
 
 # %% ../../nbs/graph/02_export_onnx.ipynb #imports
-import contextlib, os
+import contextlib
 from bisect import bisect_left
 from itertools import chain
 from pathlib import Path
@@ -18,9 +18,10 @@ from torch import nn
 from .float_noise import allowed, check_noise, float_noise, limits_for
 from .to_onnx import OPSET, culprit, to_onnx
 from ..nets.batch_tfms import batch_module
-from ..nets.heads import one_line, spread
+from ..run.beside import beside
+from ..run.basics import one_line, UnsupportedError
+from ..nets.describe import spread
 from ..nets.pipeline import Deployed
-from ..run.basics import UnsupportedError
 
 # %% ../../nbs/graph/02_export_onnx.ipynb #samples
 def _samples(n, size, channels=3, input='uint8'):
@@ -128,15 +129,6 @@ def _at_rest(net):
         net.to(dev)
         for m, t in modes: m.training = t
 
-# %% ../../nbs/graph/02_export_onnx.ipynb #write-whole
-def _write(path, data):
-    "Write bytes beside `path`, then rename."
-    part = path.with_name(path.name+'.part')
-    try:
-        part.write_bytes(data)
-        os.replace(part, path)
-    finally: part.unlink(missing_ok=True)
-
 # %% ../../nbs/graph/02_export_onnx.ipynb #export-onnx
 _MOST_WEIGHTS = 2**31 - 2**24  # bytes: a protobuf file ends at 2 GB, and the graph needs some of it
 
@@ -175,5 +167,5 @@ def export_onnx(
         check_noise(noise)
         _check_alone(m, xs[1], noise[0])
         proto, exporter = to_onnx(m, xs, m.names[:1 + bool(logits)], axes, limits_for(noise))
-    _write(Path(path), proto.SerializeToString())
+    with beside(path) as new: new.write_bytes(proto.SerializeToString())
     return dict(opset=OPSET, exporter=exporter, noise=noise, min_size=least)

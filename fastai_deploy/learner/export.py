@@ -18,14 +18,14 @@ from torch import nn
 from ..run.bundle import vocab_text
 from ..run.write_bundle import check_place, write_bundle
 from .capture import Captured, capture
-from ..graph.to_onnx import export_onnx
+from ..graph.export_onnx import export_onnx
+from ..run.basics import one_line, FastaiDeployError, UnsupportedError
 from ..run.image import MAX_PIXELS, open_image
 from ..run.goldens import golden_entry
 from ..run.parity import Parity
 from ..graph.pixels import no_pixels, pixels_model
 from ..nets.rebuild import rebuild
 from ..run.loading import load
-from ..run.basics import FastaiDeployError, UnsupportedError, one_line
 from ..run.item_tfms import apply_item
 from ..nets.unet import rebuild_unet
 from .verify import LearnerTracer, hold, untouched, valid_items
