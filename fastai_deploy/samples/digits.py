@@ -58,4 +58,5 @@ def digits(
         finally: shutil.rmtree(tmp, ignore_errors=True)
     n = len(list(dest.glob('*/*.jpg')))
     if n == n_digits: return dest
-    raise FastaiDeployError(f'{dest} holds {n} images, not the {n_digits} digits: delete it, and they are written again')
+    raise FastaiDeployError(f'{dest} holds {n} images, not the {n_digits} digits: '
+                            'delete it, and they are written again')
