@@ -118,35 +118,12 @@ def test_a_wrong_bundle(digits_bundle, tmp_path):
     assert r.returncode == 1 and '| answer' in r.stdout and "stage 'answer' differs" in r.stderr
     assert len(r.stderr.splitlines()) == 1
 
-def toy(path, task, vocab=('red', 'green', 'blue'), why='a toy', **output):
+def toy(path, task, vocab=('red', 'green', 'blue'), why='a toy', threshold=None):
     "A bundle for a task whose net looks at colours: their means, each pixel's own, or the negative."
-    from fastai_deploy.run.write_bundle import write_bundle
-    from fastai_deploy.run.spec import Input, Output, Spec
-    from onnx import TensorProto, helper
-    node, tensor, info = helper.make_node, helper.make_tensor, helper.make_tensor_value_info
-    n = 2 if task == 'points' else 3
-    name = dict(regression='values', points='points', image_to_image='pixels').get(task, 'probs')
-    act = dict(multilabel='sigmoid', segmentation='softmax', classification='softmax').get(task, 'identity')
-    shape = [n, 8, 12] if task in ('segmentation', 'image_to_image') else [n]
-    nodes = [node('Cast', ['image'], ['f'], to=TensorProto.FLOAT), node('Div', ['f', 'div'], ['net_input'])]
-    if len(shape) == 1:
-        nodes += [node('ReduceMean', ['net_input', 'hw'], ['mean'], keepdims=0),
-                  node('Gather', ['mean', 'n'], ['logits'], axis=1)]
-    else: nodes.append(node('Identity' if task == 'segmentation' else 'Neg', ['net_input'], ['logits']))
-    last = dict(multilabel='Sigmoid', segmentation='Softmax', classification='Softmax').get(task, 'Identity')
-    if task == 'image_to_image': nodes.append(node('Add', ['logits', 'one'], [name]))
-    else: nodes.append(node(last, ['logits'], [name], **(dict(axis=1) if last == 'Softmax' else {})))
-    consts = [tensor('div', TensorProto.FLOAT, [], [255]), tensor('hw', TensorProto.INT64, [2], [2, 3]),
-              tensor('n', TensorProto.INT64, [n], range(n)), tensor('one', TensorProto.FLOAT, [], [1])]
-    graph = helper.make_graph(nodes, 'toy', [info('image', TensorProto.UINT8, ['batch', 3, 8, 12])],
-                              [info(name, TensorProto.FLOAT, ['batch', *shape])], consts)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 18)], ir_version=10).SerializeToString()
-    spec = Spec(Input([8, 12]), [dict(op='resize', size=[8, 12], method='crop', pad_mode='zeros', resample='bilinear',
-                                     order='horizontal')],
-                [dict(op='int_to_float', div=255.0)], dict(source='opaque', why=why),
-                Output(shape, act, name, **output), task=task)
-    names = {'vocab.txt': '\n'.join(vocab).encode()} if name == 'probs' else {}
-    return write_bundle(path, spec, {'model.onnx': model, **names})
+    from fastai_deploy.samples.toys import toy_bundle
+    look = dict(mean=.5, weights=-np.eye(3)) if task == 'image_to_image' else dict(mean=0)
+    return toy_bundle(path, task, vocab=vocab, size=(8, 12), method='crop', threshold=threshold,
+                      net=dict(source='opaque', why=why), **look)
 
 @pytest.fixture(scope='module')
 def toys(tmp_path_factory):

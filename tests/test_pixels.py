@@ -25,6 +25,7 @@ from fastai_deploy.graph.pixels import item_model, pixels_model
 from fastai_deploy.run.replay import Tracer
 from fastai_deploy.run.basics import ImageError
 from fastai_deploy.run.spec import Input, Output, Spec
+from fastai_deploy.samples.toys import node, toy_model
 from fastai_deploy.run.item_tfms import ORDERS, RESAMPLES, apply_item, item_size, to_array
 
 FINISHED = {name: task.finished for name, task in TASKS.items() if task.finished}
@@ -136,18 +137,13 @@ BATCHES.append([*BATCHES[3], *BATCHES[2], *NORM])
 
 def echo(task, channels=3):
     "A model.onnx whose answer is its image's levels, -1 to 1.55; of points, six means."
-    name, out = NAMES[task], ['n', 6] if task == 'points' else ['n', channels, 'h', 'w']
-    node, number = helper.make_node, lambda n, v: helper.make_tensor(n, 1, [], [v])
-    nodes = [node('Cast', ['image'], ['floats'], to=1), node('Div', ['floats', 'large'], ['parts']),
-             node('Sub', ['parts', 'one'], ['net_input']), node('Identity', ['net_input'], ['logits'])]
-    six = [node('GlobalAveragePool', ['logits'], ['means']), node('Flatten', ['means'], ['three']),
-           node('Neg', ['three'], ['minus']), node('Concat', ['three', 'minus'], [name], axis=1)]
-    if task == 'points': nodes += six
-    else: nodes.append(node('Identity', ['logits'], [name]))
-    image = helper.make_tensor_value_info('image', 2, ['n', channels, 'h', 'w'])
-    graph = helper.make_graph(nodes, 'echo', [image], [helper.make_tensor_value_info(name, 1, out)],
-                              [number('large', 100.), number('one', 1.)])
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid('', 18)], ir_version=8).SerializeToString()
+    name, points = NAMES[task], task == 'points'
+    nodes = [node('Cast', 'image', 'floats', to=1), node('Div', 'floats large', 'parts'),
+             node('Sub', 'parts one', 'net_input'), node('Identity', 'net_input', 'logits')]
+    six = [node('GlobalAveragePool', 'logits', 'means'), node('Flatten', 'means', 'three'),
+           node('Neg', 'three', 'minus'), node('Concat', 'three minus', name, axis=1)]
+    return toy_model([*nodes, *(six if points else [node('Identity', 'logits', name)])], name,
+                     [6] if points else [channels, 'h', 'w'], (channels, 'h', 'w'), large=100., one=1.)
 
 def echo_spec(task, item, batch=NORM, mode='RGB'):
     size = item_size(item)

@@ -84,7 +84,10 @@ def own_size(name, family):
     return (128, 128)
 
 def randomise(model, x, seed=0):
-    "What is all one value at first (norms, biases, layer scales) becomes random; statistics: those of `x`, shaken."
+    """Random norms, biases and layer scales, and batch norm statistics near those of `x`.
+
+    `samples.toys.randomise` draws the statistics without looking: in a net of a hundred layers the answers then vanish,
+    or are the same for all images, or rounding decides on them. So here they are measured, and chaotic nets damped."""
     import torch
     g = torch.Generator().manual_seed(seed)
     for p in model.parameters():

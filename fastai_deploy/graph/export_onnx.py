@@ -9,7 +9,6 @@ __all__ = ['smallest_size', 'export_onnx']
 import contextlib
 from bisect import bisect_left
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 import torch
