@@ -23,7 +23,7 @@ from torch import nn
 
 from .source import _try, find_exif, find_path, opener, sources
 from .target import bare_model, find_target, find_task, find_tta, net_shape, output
-from .tfms import _names, batch_ops, item_ops
+from .tfms import batch_ops, inactive_names, item_ops
 from ..nets.batch_tfms import batch_channels_after, batch_size_after
 from ..nets.describe import describe_net
 from ..nets.unet import describe_unet, is_unet
@@ -161,7 +161,7 @@ def capture(
     find_task(learn)  # first of all: a task that cannot be exported has no use for advice about its transforms
     inp = Input(size=None, mode=cls._open_args['mode'], exif=find_exif(learn, cls), path=find_path(learn))
     sources(learn, range(min(1, len(learn.dls.valid_ds))))
-    dl, inactive = learn.dls.valid, _names(learn.dls.valid, inactive)
+    dl, inactive = learn.dls.valid, inactive_names(learn.dls.valid, inactive)
     item, batch = item_ops(dl, cls, inactive), batch_ops(dl, inp.channels, inactive)
     if not dynamic_hw: inp.size = _given_size(size, item) or find_size(learn, item)
     if not dynamic_hw and inp.size is None:
