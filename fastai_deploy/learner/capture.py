@@ -21,7 +21,7 @@ from fastcore.foundation import L
 from fasttransform import compose_tfms
 from torch import nn
 
-from .source import _try, find_exif, find_path, opener, sources
+from .source import attempt, find_exif, find_path, opener, sources
 from .target import bare_model, find_target, find_task, find_tta, net_shape, output
 from .tfms import batch_ops, inactive_names, item_ops
 from ..nets.batch_tfms import batch_channels_after, batch_size_after
@@ -88,8 +88,8 @@ def check_callbacks(
         name, events = type(cb).__qualname__, ', '.join(_own_events(cb))
         with _as_it_was(learn), learn.no_bar(), learn.no_logging(), warnings.catch_warnings():
             warnings.simplefilter('ignore')
-            with_it = _try(_answers, learn, images)
-            with learn.removed_cbs(cb): without = _try(_answers, learn, images)
+            with_it = attempt(_answers, learn, images)
+            with learn.removed_cbs(cb): without = attempt(_answers, learn, images)
         if isinstance(without, Exception):
             raise UnsupportedError(f'callback {name} ({events}) could not be tried: learn.predict fails on a drawn '
                                    f'image: {without!r}') from without

@@ -73,8 +73,8 @@ def _no_op(t): return None
 @op_for(ITEM_TFMS, RatioResize)
 def _ratio_resize(t):
     warnings.warn("RatioResize: at validation fastai draws the crop's offset at random (a pixel or "
-                  'two), so learn.predict may differ from call to call; the bundle takes the centre',
-                  stacklevel=2)
+                  'two), so learn.predict may differ from call to call; the bundle takes the '
+                  'centre', stacklevel=2)
     return dict(op='ratio_resize', max_size=int(t.max_sz), **_resample(t.resamples[0]))
 
 # %% ../../nbs/learner/01_tfms.ipynb #registry-batch
@@ -160,7 +160,7 @@ def _takes(t, x) -> bool:
     except NotFoundLookupError: return False
 
 def _only_target(t, *probes) -> bool:
-    "Whether transform `t` surely lets images pass by; `probes` are of all types that it might meet."
+    "Whether transform `t` surely lets images pass by; `probes` are of all types that it may meet."
     cls = type(t)
     if not isinstance(t, Transform): return False
     if cls._call is not Transform._call or cls._do_call is not Transform._do_call: return False
@@ -187,8 +187,8 @@ def _to_op(known: dict, t, stage: str, probes: list, inactive=()) -> dict|None:
                f'{way}')
     elif getattr(t, 'split_idx', None) is None:
         way = f'give it split_idx=0 if it is meant for training only; if not, {way}'
-    raise UnsupportedError(f'{stage}: {describe_transform(t)} may act at validation and is not known '
-                           f'to fastai_deploy: {way}')
+    raise UnsupportedError(f'{stage}: {describe_transform(t)} may act at validation and is not '
+                           f'known to fastai_deploy: {way}')
 
 # %% ../../nbs/learner/01_tfms.ipynb #item-ops
 def item_ops(
