@@ -19,7 +19,7 @@ from fastai.vision.all import (
 from PIL import Image, ImageOps
 
 from fastai_deploy.nets.batch_tfms import BATCH_OPS, batch_module
-from fastai_deploy.learner.tfms import _batch_ops, _item_ops
+from fastai_deploy.learner.tfms import BATCH_TFMS, ITEM_TFMS
 from fastai_deploy.run.custom_ops import registered_op, register_op
 from fastai_deploy.graph.export_onnx import export_onnx
 from fastai_deploy.graph.pixels import PIXEL_OPS
@@ -46,7 +46,7 @@ def captured(known, tfms):
 
 @pytest.mark.filterwarnings('ignore:RatioResize')
 def test_item_ops():
-    ops = captured(_item_ops, ITEM)
+    ops = captured(ITEM_TFMS, ITEM)
     ops['custom'] = registered_op(Invert())
     assert set(op_names('item')) == set(ITEM_OPS) == set(ops) == set(PIXEL_OPS)
     check_item(list(ops.values()))
@@ -54,7 +54,7 @@ def test_item_ops():
 
 
 def test_batch_ops(tmp_path):
-    ops = captured(_batch_ops, BATCH)
+    ops = captured(BATCH_TFMS, BATCH)
     assert set(op_names('batch')) == set(BATCH_OPS) == set(ops)
     net = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 2))
     export_onnx(list(ops.values()), net, tmp_path/'model.onnx', (20, 24))

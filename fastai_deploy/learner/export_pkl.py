@@ -12,8 +12,6 @@ from pathlib import Path
 from ..run.basics import FastaiDeployError, MissingExtraError, need
 
 # %% ../../nbs/learner/06_export_pkl.ipynb #stand-in
-_known = {'fastai', 'fastcore', 'fasttransform', 'torch', 'torchvision', 'timm', 'numpy', 'PIL', 'plum', 'builtins'}
-
 class _MissingError(FastaiDeployError, AttributeError):
     "A function or class that the Learner needs, and that is not here."
 
@@ -26,49 +24,56 @@ def _stand_in(module: str, name: str) -> type:
     "Something in the place of a function or class that is not here."
     def new(cls, *args, **kwargs):
         way = '' if module == '__main__' else f', or put its module {module} on PYTHONPATH'
-        raise _MissingError(f'the Learner needs {module}.{name}, which is not here: call fd.export(learn) in the '
-                            f'program that defines it{way}')
+        raise _MissingError(f'the Learner needs {module}.{name}, which is not here: call '
+                            f'fd.export(learn) in the program that defines it{way}')
     return _Missing(name, (), dict(__new__=new, __module__=module, __qualname__=name))
 
+# %% ../../nbs/learner/06_export_pkl.ipynb #method
 def _method(f, obj):
     "Method `f` of `obj`, unless `f` is here and what it belongs to is not."
-    return obj() if isinstance(obj, _Missing) and not isinstance(f, _Missing) else types.MethodType(f, obj)
-
-def _foreign(module: str, name: str, e: Exception) -> Exception:
-    "What to say about `name`, a piece of a known package, that is missing."
-    top = module.split('.')[0]
-    if isinstance(e, ModuleNotFoundError) and e.name == top:
-        return MissingExtraError(f"the Learner needs {top}: pip install 'fastai_deploy[export]'")
-    return FastaiDeployError(f'the Learner needs {module}.{name}, which this version of {top} does not have: load it '
-                             'with the versions that it was trained with')
+    if isinstance(obj, _Missing) and not isinstance(f, _Missing): return obj()  # it says what is missing
+    return types.MethodType(f, obj)
 
 # %% ../../nbs/learner/06_export_pkl.ipynb #unpickler
-def _lenient_pickle():
-    "A stand-in for the module `pickle`, whose Unpickler replaces what is the user's and not here."
-    class Unpickler(pickle.Unpickler):
-        def find_class(self, module, name):
-            if name == '_builtin_type': return lambda n: _method if n == 'MethodType' else getattr(types, n)
-            try: return super().find_class(module, name)
-            except (AttributeError, ModuleNotFoundError) as e:
-                if module.split('.')[0] in _known: raise _foreign(module, name, e) from e
-                return _stand_in(module, name)
-    return types.SimpleNamespace(Unpickler=Unpickler, load=pickle.load, __name__='pickle')
+_known = {'builtins', 'numpy', 'PIL', 'torch', 'torchvision', 'timm', 'fastai', 'fastcore',
+          'fasttransform', 'plum'}
+
+class _LenientUnpickler(pickle.Unpickler):
+    "Replaces what is the user's and not here."
+    def find_class(self, module, name):
+        if name == '_builtin_type':  # cloudpickle's way to say types.MethodType
+            return lambda n: _method if n == 'MethodType' else getattr(types, n)
+        try: return super().find_class(module, name)
+        except (AttributeError, ModuleNotFoundError) as e:
+            top = module.split('.')[0]
+            if top not in _known: return _stand_in(module, name)
+            if isinstance(e, ModuleNotFoundError) and e.name == top:
+                raise MissingExtraError(f'the Learner needs {top}: pip install '
+                                        "'fastai_deploy[export]'") from e
+            raise FastaiDeployError(f'the Learner needs {module}.{name}, which this version of {top} '
+                                    'does not have: load it with the versions that it was trained '
+                                    'with') from e
 
 # %% ../../nbs/learner/06_export_pkl.ipynb #load
+_lenient_pickle = types.SimpleNamespace(Unpickler=_LenientUnpickler, load=pickle.load,
+                                        __name__='pickle')
+
 def load_learner(
     path: str|Path, # A file that `learn.export` made. A pickle runs code when it is opened: only files that you trust!
-): # The Learner, on the CPU, in single precision; it has no pictures
-    "Open an exported Learner, without the functions that told the labels of its training pictures."
+): # The Learner, on the CPU, in single precision; it has no images
+    "Open an exported Learner, without the functions that told the labels of its training images."
     torch = need('torch', 'export')
-    try: learn = torch.load(path, map_location='cpu', pickle_module=_lenient_pickle(), weights_only=False)
+    try:
+        learn = torch.load(path, map_location='cpu', pickle_module=_lenient_pickle, weights_only=False)
     except FastaiDeployError: raise
     except FileNotFoundError as e: raise FastaiDeployError(f'{path}: no such file') from e
     except Exception as e:
-        raise FastaiDeployError(f'{path}: not a Learner that can be opened here: {type(e).__name__}: '
-                                f"{' '.join(str(e).split())[:300]}") from e
+        why = ' '.join(str(e).split())[:300]
+        raise FastaiDeployError(f'{path}: not a Learner that can be opened here: '
+                                f'{type(e).__name__}: {why}') from e
     if not (hasattr(learn, 'dls') and hasattr(learn, 'predict')):
-        raise FastaiDeployError(f'{path}: holds a {type(learn).__name__}, not a Learner: make it with '
-                                "learn.export('model.pkl')")
+        raise FastaiDeployError(f'{path}: holds a {type(learn).__name__}, not a Learner: make it '
+                                "with learn.export('model.pkl')")
     learn.dls.cpu()
     if hasattr(learn, 'channels_last'): return learn.to_contiguous(to_fp32=True)
     return learn.to_fp32() if hasattr(learn, 'mixed_precision') else learn
