@@ -31,7 +31,7 @@ def main():
     p.add_argument('bundle', type=Path)
     p.add_argument('image', type=Path)
     p.add_argument('out', type=Path)
-    p.add_argument('--size', type=int, nargs=2, default=(820, 640), metavar=('WIDTH', 'HEIGHT'))
+    p.add_argument('--size', type=int, nargs=2, default=(820, 470), metavar=('WIDTH', 'HEIGHT'))
     a = p.parse_args()
     import fastai_deploy as fd
     page = fd.demo(a.bundle, prevent_thread_lock=True, quiet=True)
