@@ -1,4 +1,4 @@
-"""A screenshot of a bundle's demo page with an image answered, as a small PNG: the one in README and the first tutorial.
+"""A screenshot of a bundle's demo page with an image answered: the small PNG in README and the first tutorial.
 
     python tools/screenshot.py photos chelsea.jpg nbs/images/demo.png     (needs Chromium)
 
