@@ -15,13 +15,12 @@ from PIL import Image
 from torch import nn
 
 from ..graph.pixels import no_pixels, pixels_model
-from ..graph.to_onnx import export_onnx
+from ..graph.export_onnx import export_onnx
 from .capture import Captured, capture
 from .verify import LearnerTracer, hold, untouched, valid_items
-from ..nets.heads import one_line
+from ..run.basics import one_line, FastaiDeployError, UnsupportedError
 from ..nets.rebuild import rebuild
 from ..nets.unet import rebuild_unet
-from ..run.basics import FastaiDeployError, UnsupportedError
 from ..run.bundle import vocab_text
 from ..run.goldens import golden_entry
 from ..run.image import MAX_PIXELS, open_image

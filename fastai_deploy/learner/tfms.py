@@ -25,7 +25,7 @@ from plum import NotFoundLookupError
 
 from .target import describe_transform
 from ..run.basics import UnsupportedError
-from ..run.custom_ops import captured_op
+from ..run.custom_ops import registered_op
 from ..run.item_tfms import pillow_order
 
 # %% ../../nbs/learner/01_tfms.ipynb #op-for
@@ -178,7 +178,7 @@ def _to_op(known: dict, t, stage: str, probes: list, inactive=()) -> dict|None:
     if name in inactive: return _leave_out(t, stage, probes[0])
     if _is_inactive(t, probes[0]): return None
     if cls in known: return known[cls](t)
-    if stage == 'after_item' and (op := captured_op(t)): return op
+    if stage == 'after_item' and (op := registered_op(t)): return op
     if _only_target(t, *probes): return None
     way = 'make it a layer of the net'
     if stage == 'after_item': way = 'register it with fastai_deploy.register_op'
