@@ -19,7 +19,7 @@ test-latest:  ## export, verify and predict with the newest fastai, without nbde
 	$(ENV) latest run --exec tools/check.py --only latest $(ARGS)
 lint:         ## ruff
 	$(ENV) dev --exec tools/check.py --only lint $(ARGS)
-docs:         ## the site, into _docs (Quarto where there is one, else a plain preview)
+docs:         ## the site, into _docs, its links checked (Quarto where there is one, else Sphinx)
 	$(ENV) dev --exec tools/docs.py $(ARGS)
 readme:       ## README.md from nbs/index.ipynb
 	$(ENV) dev --exec tools/readme.py $(ARGS)
