@@ -1,6 +1,6 @@
 """`make docs`: the site, into _docs, and a check that every link in it leads somewhere.
 
-nbdev processes the notebooks: it hides cells, documents symbols and links them. Then Quarto renders the site where it is
+nbdev processes the notebooks: it hides cells, documents symbols and links them. Quarto renders them where it is
 installed; else Sphinx does, with myst-nb and the book theme. `make docs ARGS=--sphinx` asks for Sphinx."""
 import json, os, re, shutil, subprocess, sys
 from html.parser import HTMLParser
@@ -209,7 +209,7 @@ def main():
     if shutil.which('quarto') and '--sphinx' not in sys.argv:
         by_quarto(cache)
         said = 'Rendered by Quarto, as it is published'
-    elif find_spec('sphinx_book_theme') is None: 
+    elif find_spec('sphinx_book_theme') is None:
         sys.exit('Quarto is not installed, and the preview by Sphinx needs Python 3.11')
     else:
         by_sphinx(nbs, cache, cfg, site)
