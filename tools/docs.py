@@ -2,7 +2,7 @@
 
 nbdev processes the notebooks: it hides cells, documents symbols and links them. Quarto renders them where it is
 installed; else Sphinx does, with myst-nb and the book theme. `make docs ARGS=--sphinx` asks for Sphinx."""
-import json, os, re, shutil, subprocess, sys
+import json, os, re, shutil, subprocess, sys, tempfile
 from html.parser import HTMLParser
 from importlib.util import find_spec
 from pathlib import Path
@@ -150,12 +150,11 @@ html_css_files, html_static_path = ['styles.css'], ['_static']
 html_copy_source = html_show_sourcelink = False
 '''
 
-def by_sphinx(nbs, cache, cfg, site):
-    "Render the processed notebooks with Sphinx: the number of pages."
-    src = cache/'_sphinx'
-    shutil.rmtree(src, ignore_errors=True)
+def by_sphinx(nbs, cfg, site, tmp):
+    "Render the processed notebooks with Sphinx, by way of a folder `tmp`."
+    src = tmp/'src'
     for k, nb in nbs.items():
-        page, cells = page_of(k), []
+        page = page_of(k)
         cells = [o for c in nb['cells'] if (o := sphinx_cell(c, page, site))]
         if page == 'index':
             tree = '\n\n'.join(toctree(*o) for o in contents() if o[1])
@@ -168,8 +167,8 @@ def by_sphinx(nbs, cache, cfg, site):
     (src/'conf.py').write_text(CONF.format(tools=str(Path(__file__).parent), repo=cfg['git_url'], title=cfg['title'],
                                            author=cfg['author'], copyright=cfg['copyright']), encoding='utf-8')
     shutil.rmtree(DOCS, ignore_errors=True)
-    subprocess.run([sys.executable, '-m', 'sphinx', '-q', '-j', 'auto', '-d', src/'_build', src, DOCS], check=True)
-    return len(nbs)
+    subprocess.run([sys.executable, '-m', 'sphinx', '-q', '-j', 'auto', '-d', tmp/'trees', src, tmp/'html'], check=True)
+    shutil.move(tmp/'html', DOCS)
 
 # --- the links in what came out
 
@@ -212,7 +211,7 @@ def main():
     elif find_spec('sphinx_book_theme') is None:
         sys.exit('Quarto is not installed, and the preview by Sphinx needs Python 3.11')
     else:
-        by_sphinx(nbs, cache, cfg, site)
+        with tempfile.TemporaryDirectory() as tmp: by_sphinx(nbs, cfg, site, Path(tmp))
         said = 'A preview, rendered by Sphinx: the published site is made by Quarto'
     if dead := dead_links(DOCS): sys.exit('\n'.join(['links that lead nowhere:', *dead]))
     print(f'{said}. {len(nbs)} pages, every link checked: {DOCS.name}/index.html')
