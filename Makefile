@@ -3,7 +3,7 @@
 PYTHON ?= python3
 ENV = $(PYTHON) tools/env.py
 
-.PHONY: help env demo test test-slow test-latest lint docs readme export bench zoo apps matrix attack clean
+.PHONY: help env demo test test-slow test-latest lint docs readme report export bench zoo apps matrix attack clean
 
 help:         ## this list
 	@$(PYTHON) tools/env.py --help-targets Makefile
@@ -19,10 +19,12 @@ test-latest:  ## export, verify and predict with the newest fastai, without nbde
 	$(ENV) latest run --exec tools/check.py --only latest $(ARGS)
 lint:         ## ruff
 	$(ENV) dev --exec tools/check.py --only lint $(ARGS)
-docs:         ## the site, into _docs (Quarto where there is one, else a plain preview)
+docs:         ## the site, into _docs, its links checked (Quarto where there is one, else Sphinx)
 	$(ENV) dev --exec tools/docs.py $(ARGS)
 readme:       ## README.md from nbs/index.ipynb
 	$(ENV) dev --exec tools/readme.py $(ARGS)
+report:       ## sizes of notebooks and code, to look at (ARGS=--table writes what the docs show)
+	$(ENV) dev --exec tools/figures.py $(ARGS)
 export:       ## notebooks -> modules, notebooks cleaned, README.md
 	$(ENV) dev --exec tools/export.py $(ARGS)
 bench:        ## speed, cold start and size, against fastai

@@ -209,7 +209,7 @@ def test_finished(tmp_path, task, mode):
 
 @pytest.mark.parametrize('task', FINISHED)
 def test_proof_of_finished(tmp_path, task):
-    "A file whose window, or whose finished answer, is not that of its own numbers fails the proof; so does one without."
+    "A file whose window or finished answer is not that of its own numbers fails the proof; so does one without."
     spec = echo_spec(task, [sized(KINDS[0], np.random.default_rng(1))])
     b = fd.open_bundle(bundle(tmp_path/'b', spec, echo(task)))
     def proof(change):

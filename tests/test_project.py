@@ -37,8 +37,9 @@ def good(tmp_path_factory):
     from readme import render
     tmp_path = tmp_path_factory.mktemp('good')
     (tmp_path/'nbs'/'run').mkdir(parents=True)
-    for f in ('settings.ini', '_quarto.yml'): shutil.copy(ROOT/f, tmp_path)
+    shutil.copy(ROOT/'settings.ini', tmp_path)
     for f in ('_quarto.yml', 'nbdev.yml'): shutil.copy(ROOT/'nbs'/f, tmp_path/'nbs')
+    shutil.copy(ROOT/'_quarto.yml', tmp_path)
     nb(tmp_path/'nbs'/'index.ipynb', head_md='# front\n\n> page')
     nb(tmp_path/'nbs'/'run'/'00_aa.ipynb', **GOOD)
     (tmp_path/'nbs'/'sidebar.yml').write_text('contents:\n - index.ipynb\n - run/00_aa.ipynb\n', encoding='utf-8')
@@ -69,13 +70,13 @@ def more(root, n, exp, text=''):
     nb(root/'nbs'/folder/f'{n:02}_{name}.ipynb', exp=f'#| default_exp {exp}')
     module(root, text, exp)
 
+def init(root, text): (root/'fastai_deploy'/'__init__.py').write_text(text, encoding='utf-8')
+
 PNG = base64.b64encode(bytes(50_000)).decode()
 BROKEN = {
     'no id': ('ids', lambda p: again(p, test=code('1', id=''))),
     'one id twice': ('ids', lambda p: again(p, test=code('1', id='fun'))),
     'random id': ('ids', lambda p: again(p, test=code('1', id='6a35c7c4'))),
-    'magic': ('magics', lambda p: again(p, fun='#| export\n%time x=1')),
-    'shell line': ('magics', lambda p: again(p, fun='#| export\n!ls')),
     'comment above': ('directives_first', lambda p: again(p, fun='# why\n#| export\nx = 1')),
     'import beside code': ('lone_imports', lambda p: again(p, imports='#| export\nimport json\nx = 1')),
     'import in a test cell': ('lone_imports', lambda p: again(p, test='import json\njson.dumps(1)')),
@@ -88,16 +89,21 @@ BROKEN = {
         output_type='stream', name='stderr', text=['careful\n'])))),
     'path of a machine': ('no_errors', lambda p: again(p, test=code('f()', dict(
         output_type='execute_result', execution_count=None, metadata={}, data={'text/plain': ['/tmp/abc/x.png']})))),
-    'long line': ('sizes', lambda p: again(p, test='x = 1 # ' + 'y'*120)),
-    'big notebook': ('sizes', lambda p: again(p, head_md='word '*40_000)),
-    'big picture': ('sizes', lambda p: again(p, test=code('f()', dict(
+    'big notebook': ('too_big', lambda p: again(p, head_md='word '*40_000)),
+    'big image': ('too_big', lambda p: again(p, test=code('f()', dict(
         output_type='display_data', metadata={}, data={'image/png': PNG})))),
+    'link to no file': ('links', lambda p: again(p, head_md='# A\n\n> a\n\n[b](01_bb.ipynb)')),
+    'link to no heading': ('links', lambda p: again(p, head_md='# A\n\n> a\n\n[b](#b)')),
+    **{o: ('stale_names', lambda p, o=o: again(p, head_md=f'# A\n\n> a\n\nBy `{o}`.')) for o in (
+        'captured_args', '_private', 'trace', 'fd.old', 'aa.Gone', 'gone(1)', '.gone()')},
+    'no member of the class': ('stale_names', lambda p: (
+        again(p, head_md='# A\n\n> `Aa.fun`'), module(p, 'class Aa:\n    "An a."\n    x: int = 1'))),
     'notebook not listed': ('sidebar', lambda p: more(p, 1, 'run.bb')),
     'listed, not there': ('sidebar', lambda p: (p/'nbs'/'run'/'00_aa.ipynb').unlink()),
     'two homes': ('one_home', lambda p: nb(p/'nbs'/'run'/'01_aa.ipynb', exp='#| default_exp run.aa')),
     'another folder': ('one_home', lambda p: nb(p/'nbs'/'run'/'01_bb.ipynb', exp='#| default_exp nets.bb')),
     'named like a package': ('one_home', lambda p: more(p, 1, 'run.onnx')),
-    'named like a function': ('one_home', lambda p: (p/'fastai_deploy'/'__init__.py').write_text("_homes = {'run.aa': 'run'}")),
+    'named like a function': ('one_home', lambda p: init(p, "_homes = {'run.aa': 'run'}")),
     'orphan module': ('orphans', lambda p: module(p, 'x = 1', 'run.lost')),
     'module missing': ('orphans', lambda p: (p/'fastai_deploy'/'run'/'aa.py').unlink()),
     'a folder of its own': ('downward', lambda p: more(p, 0, 'more.bb', 'import json')),
@@ -131,6 +137,12 @@ def test_rule_can_fail(rule, breaks, proj):
     assert getattr(rules, rule)(proj) != []
 
 def test_every_rule_can_fail(): assert {r for r, _ in BROKEN.values()} == {r.__name__ for r in rules.RULES}
+
+@pytest.mark.parametrize('span', ['fun', 'run.aa', 'model.onnx', '--all', 'pip install x', 'str.join', 'DataLoader',
+                                  'RGB', 'unet_learner', 'json.dumps(x)', '.join()', 'a + b', 'PIL.Image', 'x=1'])
+def test_names_that_exist(span, proj):
+    again(proj, head_md=f'# A\n\n> a\n\nBy `{span}`.')
+    assert rules.stale_names(proj) == []
 
 def test_export_seen_below_directives():
     assert rules.is_export('#| export\nx=1') and rules.is_export('#| hide\n#| exports\nx=1')

@@ -1,12 +1,12 @@
-"The project's own tools: environments, the sum of a run, Markdown from a notebook."
-import base64, json, re, subprocess, sys
+"The project's own tools: environments, the sum of a run, README and pages from notebooks."
+import json, re, subprocess, sys
 
 import check
 import docs
 import env as tools_env
 import pytest
+import readme
 from conftest import ROOT
-from pages import directives, markdown
 
 def test_requirement_lists():
     "The run side gets three packages and no more; the newest fastai comes without nbdev."
@@ -51,27 +51,38 @@ def test_a_run_that_wrote_nothing_has_failed(tmp_path): assert check.counts(tmp_
 
 def cell(source, *outputs, kind='code'): return dict(cell_type=kind, source=source, outputs=list(outputs))
 
-def test_markdown_of_a_notebook(tmp_path):
-    png = dict(output_type='display_data', data={'image/png': base64.b64encode(b'abc').decode(), 'text/plain': 'no'})
+def test_readme_of_a_notebook(tmp_path):
     said = dict(output_type='stream', name='stdout', text=['a ``` b\n'])
-    loud = dict(output_type='stream', name='stderr', text=['careful\n'])
-    md = markdown(dict(cells=[cell('# T', kind='markdown'), cell('#| echo: false\n1', png), cell('f()', said, loud),
-                              cell('#| hide\nx', said)]), tmp_path, 'img')
-    pic, = tmp_path.glob('*.png')
-    assert md == f'# T\n\n![](img/{pic.name})\n\n```python\nf()\n```\n\n````{{.output}}\na ``` b\n````\n'
-    assert pic.read_bytes() == b'abc'
+    table = dict(output_type='execute_result', data={'text/markdown': ['|a|'], 'text/plain': 'no'})
+    cells = [cell('# T [x](run/00_x.ipynb)', kind='markdown'), cell('#| echo: false\n1', table), cell('f()', said),
+             cell('#| hide\nx', said)]
+    (tmp_path/'nbs').mkdir()
+    (tmp_path/'nbs'/'index.ipynb').write_text(json.dumps(dict(cells=cells)), encoding='utf-8')
+    assert readme.render(tmp_path) == (f'{readme.NOTE}\n\n# T [x](nbs/run/00_x.ipynb)\n\n|a|\n\n```python\nf()\n```\n\n'
+                                       '````text\na ``` b\n````\n')
 
-def test_directives(): assert directives('#| echo: false\n#| hide\nx') == ({'echo': 'false', 'hide': ''}, 'x')
+@pytest.mark.parametrize('path,want', [('index.ipynb', 'index'), ('run/16_model.ipynb', 'run/model'),
+                                       ('10_my_data.ipynb', 'my_data')])
+def test_pages_are_named_as_nbdev_names_them(path, want): assert docs.page_of(path) == want
 
-def test_pages_are_named_as_nbdev_names_them():
-    assert [docs.name(o) for o in ('index', '10_my_data')] == ['index.html', 'my_data.html']
+@pytest.mark.parametrize('heading,want', [('A way, *here*', 'a-way-here'), ('`Model.predict`', 'model.predict'),
+                                          ('1. [One](x.html)', 'one')])
+def test_anchors_are_named_as_pandoc_names_them(heading, want): assert docs.slug(heading) == want
 
-def test_links_leave_signatures_only():
-    md = '```python\ndef f(\n    x, # as [`g`](https://a.b/c.html#g)\n):\n```\n\n*See [`g`](https://a.b/c.html#g)*'
-    nb = dict(cells=[dict(cell_type='code', outputs=[dict(data={'text/markdown': [md]})])])
-    out = json.loads(docs.plain_signatures(json.dumps(nb)))['cells'][0]['outputs'][0]['data']['text/markdown']
-    assert out == md.replace('[`g`](https://a.b/c.html#g)', '`g`', 1)
+def test_links_to_symbols_lead_somewhere():
+    "To the nearest heading; out of a signature they go, and the signature goes where the source follows."
+    md = ('---\n\n[source](https://x/a.py#L1){target="_blank"}\n\n### f\n\n```python\ndef f(\n    x, # [`A`](https://s/a.html#a)\n)'
+          ':\n```\n\n*Not [`B.go`](https://s/a.html#b.go), [`A.go`](https://s/a.html#a.go)*')
+    shown = cell('show_doc(f)', dict(data={'text/markdown': md}))
+    docs.tidy(shown, set(), {'a': {'a'}}, 'https://s/')
+    got = shown['outputs'][0]['data']['text/markdown']
+    assert '# `A`' in got and '[`B.go`](https://s/a.html)' in got and '[`A.go`](https://s/a.html#a)' in got
+    docs.tidy(shown, {'f'}, {}, 'https://s/')
+    assert '```' not in shown['outputs'][0]['data']['text/markdown']
 
-def test_titles():
-    assert docs.title(dict(cells=[cell("---\ntitle: It's\n---\n", kind='raw')])) == "It's"
-    assert docs.title(dict(cells=[cell('# Head\n', kind='markdown')])) == 'Head'
+def test_dead_links_are_found(tmp_path):
+    (tmp_path/'a.html').write_text('<h1 id="t">A</h1><a href="b.html#x"></a><a href="https://x"></a>', encoding='utf-8')
+    (tmp_path/'b.html').write_text('<p id="x"></p><a href="#x"></a><a href="a.html#t"></a>', encoding='utf-8')
+    assert docs.dead_links(tmp_path) == []
+    (tmp_path/'c.html').write_text('<a href="a.html#y"></a><a href="#z"></a><img src="no.png">', encoding='utf-8')
+    assert docs.dead_links(tmp_path) == ['c.html: #z', 'c.html: a.html#y', 'c.html: no.png']

@@ -13,8 +13,9 @@ LATEST = 'tests/test_latest.py'                                # runs there alon
 BOTH = [f'tests/test_{o}.py' for o in ('inputs', 'properties', 'tasks')]   # against fastai, the old and the newest
 
 def lint():
-    "ruff on the package, the tools and the tests: (passed, failed, skipped)."
-    rc = subprocess.run([python_of('dev'), '-m', 'ruff', 'check', 'fastai_deploy', 'tools', 'tests', 'setup.py'],
+    "ruff on the notebooks, the package, the tools and the tests: (passed, failed, skipped)."
+    rc = subprocess.run([python_of('dev'), '-m', 'ruff', 'check', 'nbs', 'fastai_deploy', 'tools', 'tests',
+                         'setup.py'],
                         cwd=ROOT).returncode
     return (0, 1, 0) if rc else (1, 0, 0)
 

@@ -5,6 +5,10 @@ import ast, base64, json, re, subprocess, sys, tempfile
 from pathlib import Path
 from shutil import copytree, ignore_patterns
 
+sys.path.insert(0, str(Path(__file__).parent))
+from docs import slug
+from names import stale
+
 LIB, NBS = 'fastai_deploy', 'nbs'
 OURS = dict(run=[], nets=['run'], graph=['run', 'nets'], learner=['run', 'nets', 'graph'], samples=['run'],
             serve=['run'])                                        # folder -> folders below it
@@ -82,10 +86,6 @@ def ids(root):
                 if re.fullmatch(r'(?=.*\d)[0-9a-f]{8}|[0-9a-f-]{30,}', i)]
     return bad
 
-def magics(root):
-    "No magics and no shell lines in exported cells."
-    return [f'{place}: {ln.strip()}' for place, s in exports(root) for ln in s.splitlines() if re.match(r'\s*[%!]', ln)]
-
 def directives_first(root):
     "`#|` lines come first in a cell: nbdev ignores one that stands below a comment or code."
     bad = []
@@ -122,22 +122,38 @@ def no_errors(root):
                 bad += [f'{p.name}:{i}: {m[0]}' for t in said if (m := re.search(text, ''.join(t)))]
     return bad
 
-def sizes(root):
-    "Notebooks, lines and pictures are pleasant to open; how long a cell or a module is stays the author's choice."
-    return [o for p in notebooks(root) for o in notebook_size(p)]
-
-def notebook_size(path):
-    "What is too big in one notebook."
-    bad, cs = [], cells(path, None)
-    if (kb := path.stat().st_size/1024) > 150: bad.append(f'{path.name}: {kb:.0f} KB, more than 150')
-    for i, s, c in cs:
-        if c['cell_type'] != 'code': continue
-        bad += [f'{path.name}:{i}: a line of {len(o)} characters' for o in s.splitlines() if len(o) > 120]
-        for o in c['outputs']:
-            pics = [''.join(v) for k, v in o.get('data', {}).items() if k.startswith('image/')]
-            bad += [f'{path.name}:{i}: a picture of {n/1024:.0f} KB, more than 40' for v in pics
-                    if (n := len(v if v.lstrip()[:1] == '<' else base64.b64decode(v))) > 40*1024]
+def too_big(root):
+    "A notebook has at most 150 KB, an image in it 40 KB. Other sizes are reported (tools/figures.py), never refused."
+    bad = []
+    for p in notebooks(root):
+        if (kb := p.stat().st_size/1024) > 150: bad.append(f'{p.name}: {kb:.0f} KB, more than 150')
+        for i, _, c in cells(p):
+            for o in c['outputs']:
+                images = [''.join(v) for k, v in o.get('data', {}).items() if k.startswith('image/')]
+                sizes = [len(v if v.lstrip()[:1] == '<' else base64.b64decode(v)) for v in images]
+                bad += [f'{p.name}:{i}: an image of {n/1024:.0f} KB, more than 40' for n in sizes if n > 40*1024]
     return bad
+
+def links(root):
+    "Relative links in prose lead to a file, and to a heading or a symbol in it."
+    bad = []
+    for p in notebooks(root):
+        for i, s, _ in cells(p, 'markdown'):
+            for path, anchor in re.findall(r'\]\((?!\w+:)([^()#\s]*)#?([^()\s]*)\)', re.sub(r'`[^`]*`', '', s)):
+                file = p.parent/path if path else p
+                if not file.exists() or anchor and file.suffix == '.ipynb' and anchor not in anchors(file):
+                    bad.append(f'{p.name}:{i}: {path}{"#" if anchor else ""}{anchor} leads nowhere')
+    return bad
+
+def anchors(path):
+    "What a link may name in a notebook: its headings and its symbols, as pandoc and nbdev write them."
+    heads = {slug(h) for _, s, _ in cells(path, 'markdown') for h in re.findall(r'(?m)^#+ +(.*?) *#*$', s)}
+    return heads | {o.lower() for _, s, _ in cells(path) for o in re.findall(r'(?m)^(?:def|class) +(\w+)', s)}
+
+def stale_names(root):
+    "A name in backticks exists."
+    nbs = {p: [(i, c['cell_type'] == 'markdown', s) for i, s, c in cells(p, None)] for p in notebooks(root)}
+    return [f'{p.name}:{i}: `{o}` is no name' for p, i, o in stale(root, nbs)]
 
 def sidebar(root):
     "nbs/sidebar.yml lists every notebook, once."
@@ -269,8 +285,8 @@ def exported(root):
     return with_nbdev(root, 'from nbdev.doclinks import nbdev_export; from nbdev.quarto import refresh_quarto_yml\n'
                             'nbdev_export.__wrapped__(); refresh_quarto_yml()')
 
-RULES = [ids, magics, directives_first, lone_imports, no_errors, sizes, sidebar, one_home, orphans, downward, no_pickle,
-         documented, quarto_yml, readme, clean, exported]
+RULES = [ids, directives_first, lone_imports, no_errors, too_big, sidebar, links, stale_names, one_home, orphans,
+         downward, no_pickle, documented, quarto_yml, readme, clean, exported]
 
 if __name__ == '__main__':    # python tools/rules.py [part of a place]: what is wrong now
     here = Path(__file__).resolve().parent.parent
