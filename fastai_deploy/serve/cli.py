@@ -179,7 +179,7 @@ def _verify(args) -> int:
         raise
     return 0
 
-# %% ../../nbs/serve/03_cli.ipynb #predict-check
+# %% ../../nbs/serve/03_cli.ipynb #predict-form
 def _is_rows(output) -> bool:
     "Whether this is where rows go, not masks and images."
     return bool(output) and Path(output).suffix.lower() in forms and not os.path.isdir(output)
@@ -192,6 +192,7 @@ def _form(args) -> str:
     if said not in (None, form): raise FastaiDeployError(f'--{said} does not go with {args.output}: leave it out')
     return form
 
+# %% ../../nbs/serve/03_cli.ipynb #predict-options
 def _check_options(args, task: Task) -> None:
     "Raise if an option of `predict` does not go with the bundle."
     folder = args.output and not _is_rows(args.output)
@@ -341,7 +342,7 @@ def _export_args(p) -> None:
     p.add_argument('--no-weights', action='store_false', dest='weights',
                    help='leave out weights.safetensors, which only training on needs')
 
-# %% ../../nbs/serve/03_cli.ipynb #parser-run
+# %% ../../nbs/serve/03_cli.ipynb #parser-load
 def _count(text: str) -> int:
     "A whole number from 1 on."
     n = int(text)
@@ -379,6 +380,7 @@ def _load_args(p, engine=None, check=True, sandbox=True, threads=True) -> None:
     if sandbox: add('--sandbox', action='store_const', const=True,
                     help='try the bundle in a process of its own first, with limits of memory and time')
 
+# %% ../../nbs/serve/03_cli.ipynb #parser-verify
 def _verify_args(p) -> None:
     "Arguments of fastai-deploy verify."
     p.add_argument('bundle')
@@ -388,6 +390,7 @@ def _verify_args(p) -> None:
     p.add_argument('--json', action='store_true', help='print JSON')
     _load_args(p, 'both', check=False)
 
+# %% ../../nbs/serve/03_cli.ipynb #parser-predict
 def _predict_args(p) -> None:
     "Arguments of fastai-deploy predict."
     p.add_argument('bundle')
@@ -438,7 +441,6 @@ def _demo_args(p) -> None:
     p.add_argument('--share', action='store_true', help="a public link, through gradio's servers")
     _load_args(p)
 
-# %% ../../nbs/serve/03_cli.ipynb #parser-app
 def _app_args(p) -> None:
     "Arguments of fastai-deploy app."
     p.add_argument('name', choices=app_names(), help='the language')
@@ -519,7 +521,6 @@ def _run(args) -> int:
         else: _say(f'{type(e).__name__}: {e} (not foreseen; --traceback shows where)')
         return 1
 
-# %% ../../nbs/serve/03_cli.ipynb #main-code
 def main(
     argv: list = None, # Arguments, without the program's name; those of the process by default
 ) -> int: # Exit code
