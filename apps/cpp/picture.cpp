@@ -212,7 +212,7 @@ Picture read_picture(const std::filesystem::path& file, std::uint64_t max_pixels
     std::error_code error;
     const auto status = std::filesystem::status(file, error);
     if (!std::filesystem::exists(status)) throw std::runtime_error("no such file");
-    if (std::filesystem::is_directory(status)) throw std::runtime_error("a folder, not a picture");
+    if (std::filesystem::is_directory(status)) throw std::runtime_error("a folder, not an image");
     if (!std::filesystem::is_regular_file(status)) throw std::runtime_error("not a file");  // a pipe may wait forever
     std::ifstream stream(file, std::ios::binary);
     if (!stream) throw std::runtime_error("cannot be opened");

@@ -24,7 +24,7 @@ export async function decode(file, maxPixels = 50_000_000) {
   if (width * height > maxPixels) throw new Refusal(`${width}x${height} is more than ${maxPixels} pixels`);
   // Pillow turns these two into RGB in ways of its own
   if (space === 'cmyk') throw new Refusal('a CMYK picture: save it as RGB');
-  if (space === 'grey16' && channels === 1) throw new Refusal('a picture of 16-bit grey levels: save it with 8 bits');
+  if (space === 'grey16' && channels === 1) throw new Refusal('an image of 16-bit grey levels: save it with 8 bits');
 
   try {
     const image = sharp(bytes, options).removeAlpha().toColourspace('srgb').raw();
@@ -46,7 +46,7 @@ async function read(file) {
   try {
     return await readFile(file);
   } catch (error) {
-    const why = { ENOENT: 'no such file', EISDIR: 'a folder, not a picture', EACCES: 'may not be read' };
+    const why = { ENOENT: 'no such file', EISDIR: 'a folder, not an image', EACCES: 'may not be read' };
     throw new Refusal(why[error.code] ?? error.message);
   }
 }

@@ -27,7 +27,7 @@ async function startWorker() {
 
 async function ask(file) {
   latest++
-  name = file.name || 'the picture'
+  name = file.name || 'the image'
   showError('')
   clearAnswer()
   showPicture(file)
@@ -50,7 +50,7 @@ function showReady({ vocab }) {
   ready = true
   $('progress').hidden = true
   $('detail').textContent = ''
-  $('status').textContent = latest ? 'Looking …' : 'The model is ready for a picture.'
+  $('status').textContent = latest ? 'Looking …' : 'The model is ready for an image.'
   if (vocab.length) {
     $('classes').hidden = false
     $('classes').querySelector('summary').textContent = `The ${vocab.length} classes it knows`
@@ -87,7 +87,7 @@ function showAnswer({ answer, width, height, ms }) {
     $('under').src = $('picture').src
     $('drawing').hidden = false
     draw(answer, width, height)
-    $('drawn').setAttribute('aria-label', `The picture, with the answer drawn: ${$('status').textContent}`)
+    $('drawn').setAttribute('aria-label', `The image, with the answer drawn: ${$('status').textContent}`)
   }
   $('detail').textContent = `${width} × ${height} pixels, ${Math.round(ms)} ms`
 }
@@ -101,11 +101,11 @@ function clearAnswer() {
 function describe(answer) {
   const { values, points, shares, image, labels, top } = answer
   if (values) return { said: [values.map(v => number.format(v)).join(', ')] }
-  if (image) return { said: [`A picture of ${answer.width} × ${answer.height} pixels`], draw: drawImage }
+  if (image) return { said: [`An image of ${answer.width} × ${answer.height} pixels`], draw: drawImage }
   if (points) {
     const rows = points.map(([x, y], i) => ({ name: String(i + 1), value: `(${x.toFixed(1)}, ${y.toFixed(1)})` }))
     if (points.length === 1) return { said: [rows[0].value], draw: drawPoints }
-    return { said: [`${points.length} points`], rows, called: 'The points, in pixels of the picture', draw: drawPoints }
+    return { said: [`${points.length} points`], rows, called: 'The points, in pixels of the image', draw: drawPoints }
   }
   if (shares) {
     const rows = shares.map(c => ({ name: c.label, part: c.share, index: c.index }))
@@ -249,7 +249,7 @@ addEventListener('drop', event => {
   depth = 0
   $('drop').classList.remove('over')
   const file = event.dataTransfer.files[0]
-  file ? ask(file) : showError('that was no file: save the picture first, or copy and paste it')
+  file ? ask(file) : showError('that was no file: save the image first, or copy and paste it')
 })
 addEventListener('paste', event => {
   const file = event.clipboardData.files[0]

@@ -13,7 +13,7 @@ if (!globalThis.crossOriginIsolated) ort.env.wasm.numThreads = 1
 /** An error whose message is one line for the user. */
 export class Refused extends Error {}
 const MOST_PIXELS = 500_000_000
-const UNREADABLE = 'not a picture that the browser can read, or a damaged one'
+const UNREADABLE = 'not an image that the browser can read, or a damaged one'
 
 /** What an answer is made of, where it is not the net's own output: names of outputs of pixels.onnx. */
 const MADE_OF = { points: ['places'], segmentation: ['mask', 'window'], image_to_image: ['levels'] }

@@ -172,8 +172,8 @@ test('decode: what is refused, in one line', async () => {
   const whole = readFileSync(`${BUNDLE}/golden/${goldens[0].file}`)
   const cases = [
     [Buffer.alloc(0), /empty/],
-    [Buffer.from('hello, this is text'), /not a picture/],
-    [whole.subarray(0, 20), /not a picture/],
+    [Buffer.from('hello, this is text'), /not an image/],
+    [whole.subarray(0, 20), /not an image/],
     [whole.subarray(0, whole.length / 2), /damaged/],
     [png(10001, 5000, 8, 2), /too large: 10001 x 5000, more than 50000000 pixels/], // told by the header alone
     [png(8, 8, 16, 0), /16-bit grey/],
@@ -212,7 +212,7 @@ test('the page: a bad file gives one line, and the next picture an answer', asyn
   await ready(page)
   const whole = readFileSync(`${BUNDLE}/golden/${goldens[0].file}`)
   for (const [name, mimeType, buffer, expected] of [
-    ['notes.txt', 'text/plain', Buffer.from('hello'), /^notes\.txt: not a picture/],
+    ['notes.txt', 'text/plain', Buffer.from('hello'), /^notes\.txt: not an image/],
     ['cut.png', 'image/png', whole.subarray(0, whole.length / 2), /damaged/],
     ['huge.png', 'image/png', png(60000, 60000, 8, 2), /too large/],
   ]) {

@@ -235,7 +235,7 @@ class _Rows:
         if self.file.rows or not stopped:
             _note(f"{'stopped: ' if stopped else ''}{self.file.path}: {self.file.rows} row{'s'*(self.file.rows != 1)}")
 
-# %% ../../nbs/serve/03_cli.ipynb #predict-code
+# %% ../../nbs/serve/03_cli.ipynb #predict-cmd
 def _answers(args, model, files):
     "(image, its answer or error) of each, as they come; masks and images a few at a time."
     size = args.batch_size or (8 if len(model.spec.output.shape) == 3 else 32)
@@ -269,7 +269,7 @@ def _predict(args) -> int:
     if bad and rows.form != 'text': _note(f'no answer for {bad} of {n} images: their rows say why')
     return 1 if bad else 0
 
-# %% ../../nbs/serve/03_cli.ipynb #info-code
+# %% ../../nbs/serve/03_cli.ipynb #info
 def _info(args) -> int:
     "fastai-deploy info."
     b = _open(args)
@@ -282,7 +282,7 @@ def _info(args) -> int:
     _print('', *(proof.table().split('\n') if proof else ['no proof in this bundle']))
     return 0
 
-# %% ../../nbs/serve/03_cli.ipynb #check-code
+# %% ../../nbs/serve/03_cli.ipynb #check
 def _check(args) -> int:
     "fastai-deploy check."
     memory = args.memory and args.memory*2**20

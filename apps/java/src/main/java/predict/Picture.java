@@ -89,7 +89,7 @@ public record Picture(byte[] rgb, int width, int height) {
         if (starts(b, 0x89, 'P', 'N', 'G', '\r', '\n', 0x1A, '\n')) return "png";
         if (starts(b, 'G', 'I', 'F', '8')) return "gif";
         if (starts(b, 'B', 'M')) return "bmp";
-        throw new Refused("is not a picture that this program reads (JPEG, PNG, GIF, BMP)");
+        throw new Refused("is not an image that this program reads (JPEG, PNG, GIF, BMP)");
     }
 
     private static byte[] rgb(BufferedImage image, boolean cut) throws Refused {

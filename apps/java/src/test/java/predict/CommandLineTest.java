@@ -102,7 +102,7 @@ class CommandLineTest {
     void badPicturesAreRefusedInOneLine() throws Exception {
         predict(dir).refused("is a folder");
         predict(file("empty.png", new byte[0])).refused("is empty");
-        predict(file("text.jpg", "hello".getBytes())).refused("is not a picture");
+        predict(file("text.jpg", "hello".getBytes())).refused("is not an image");
         for (int type : new int[] {BufferedImage.TYPE_INT_RGB, BufferedImage.TYPE_BYTE_GRAY}) {
             byte[] jpeg = encoded(type, "jpg");
             for (int cut : new int[] {1, 2, 3, 100, jpeg.length - 100, jpeg.length - 10}) {
