@@ -78,12 +78,7 @@ class _Labels(NamedTuple):
 class MultiLabel(_Labels):
     "What a multi-label net answers: labels, which of the vocab they are, probs."
     vocab = ()  # class names, in output order
-    topk = Prediction.topk
-
-    @property
-    def decided(self) -> np.ndarray: # bool [classes]
-        "What was decided: for each class, whether it holds."
-        return self.chosen
+    topk, decided = Prediction.topk, _Labels.chosen
 
     def to_dict(self) -> dict: # Of JSON values
         "The answer as a program would like it."
@@ -137,11 +132,7 @@ class _Mask(NamedTuple):
 class Mask(_Mask):
     "The class of each pixel."
     vocab, window = (), None  # names of the classes; a function without arguments that gives the `Window`
-    @property
-    def decided(self) -> np.ndarray: # uint8 [height, width]
-        "What was decided: the class of each pixel."
-        return self.mask
-
+    decided = _Mask.mask
     def original(self,
         outside: int = 255, # Value where the net did not look
     ) -> np.ndarray: # uint8 [height, width] of the image itself
@@ -174,11 +165,7 @@ class _Picture(NamedTuple):
 
 class Picture(_Picture):
     "The image that a net makes of an image."
-    @property
-    def decided(self) -> np.ndarray: # uint8 [height, width, 3], or [height, width] if grey
-        "What was decided: the level of each pixel."
-        return self.picture
-
+    decided = _Picture.picture
     def to_image(self) -> Image.Image: # Mode 'RGB' or 'L'
         "An image to save."
         return Image.fromarray(self.picture)

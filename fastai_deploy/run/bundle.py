@@ -8,7 +8,7 @@ __all__ = ['digest', 'vocab_text', 'reading', 'ZipFiles', 'files_at', 'max_bytes
 
 # %% ../../nbs/run/09_bundle.ipynb #imports
 import hashlib, io, os, re, stat, weakref, zipfile
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -237,8 +237,7 @@ def check(self: Bundle,
     "Raise unless file `name` has the length and hash that the spec says."
     with reading(self.path), ExitStack() as stack:
         if not (source := self.source):  # closed: open it again
-            source = files_at(self.path)
-            stack.callback(source.close)
+            source = stack.enter_context(closing(files_at(self.path)))
             if source.read('bundle.json', max_bytes('bundle.json')) != self.text:
                 raise BundleError('another bundle was written there since this one was opened: open it again')
         want, sha, n = self.spec.files[name], hashlib.sha256(), 0
@@ -325,10 +324,8 @@ def is_bundle(
 ) -> bool:
     "Whether there is a bundle at `path`, of whatever version, or what is left of one."
     mark = b'"fastai_deploy/'
-    with suppress(BundleError), reading(path):
-        source = files_at(path)
-        try: return mark in source.read('bundle.json', max_bytes('bundle.json'))
-        finally: source.close()
+    with suppress(BundleError), reading(path), closing(files_at(path)) as source:
+        return mark in source.read('bundle.json', max_bytes('bundle.json'))
     with suppress(OSError), _open_file(os.path.realpath(path)) as f:
         head = f.read(_HEAD)
         return head.startswith(b'PK') and b'bundle.json' in head[:60] and mark in head

@@ -8,6 +8,7 @@ __all__ = ['golden_entry', 'Golden', 'golden_traces', 'open_golden', 'read_golde
 # %% ../../nbs/run/14_goldens.ipynb #imports
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from operator import attrgetter
 
 import numpy as np
 from PIL import Image
@@ -44,30 +45,11 @@ class Golden:
     image: Image.Image # as opened: the input mode, any size
     trace: Trace       # what fastai made of it: digests, samples and the answer
 
-    @property
-    def name(self) -> str:
-        "'golden 0', or 'drawn: tall' for an image that is the same in every bundle."
-        return self.trace.name
-
-    @property
-    def drawn(self) -> bool:
-        "Whether it was drawn, and shows nothing."
-        return self.trace.drawn
-
-    @property
-    def label(self) -> str:
-        "What `learn.predict` named, in words; empty for numbers, points and images."
-        return self.trace.label
-
-    @property
-    def decided(self) -> np.ndarray:
-        "Index of the class, [0 or 1, …] for labels, the mask or image; empty for numbers."
-        return self.trace.decided
-
-    @property
-    def probs(self) -> np.ndarray:
-        "The answer's numbers, float32 [classes], or a sample of them if they are many."
-        return self.trace.numbers
+    name = property(attrgetter('trace.name'))       # 'golden 0', or 'drawn: tall' for one that every bundle has
+    drawn = property(attrgetter('trace.drawn'))     # whether it was drawn, and shows nothing
+    label = property(attrgetter('trace.label'))     # what `learn.predict` named, in words; empty where nothing is
+    decided = property(attrgetter('trace.decided')) # index of the class, [0 or 1, …] for labels, the mask or image
+    probs = property(attrgetter('trace.numbers'))   # float32: the answer's numbers, or a sample of many
 
 # %% ../../nbs/run/14_goldens.ipynb #golden-trace
 @contextmanager

@@ -263,16 +263,12 @@ class _Walk:
         self.r, self.m, self.nodes, self.elements, self.called = r, m, 0, 0, set()
         fs = m.get('functions', [])
         self.functions = {(f.get('domain', ''), f.get('name', '')): f for f in fs}
-        for o in [m, *fs]: self.opsets(o.get('opset_import', []))
+        for o in [o for part in [m, *fs] for o in part.get('opset_import', [])]:
+            if o.get('domain', '') in _STANDARD and o.get('version') != OPSET:
+                raise _Refused(f'opset {o.get("version")}, not {OPSET}')
         if len(self.functions) < len(fs): raise _Refused('a function that stands there twice')
         own = [n for d, n in self.functions if d in _STANDARD]
         if own: raise _Refused(f'a function instead of {own[0]}')
-
-    def opsets(self, ids: list) -> None:
-        "Only one version of the operators."
-        for o in ids:
-            if o.get('domain', '') in _STANDARD and o.get('version') != OPSET:
-                raise _Refused(f'opset {o.get("version")}, not {OPSET}')
 
 # %% ../../nbs/run/12_guard.ipynb #operator
 @patch
@@ -357,7 +353,9 @@ def body(self: _Walk, g: dict, env: dict, attrs: dict, level: int) -> None:
     ins, outs = g.get('input', []), g.get('output', [])
     if (doors := max(len(ins), len(outs))) > DOORS: raise _Refused(f'{doors} inputs or outputs')
     for o in [*g.get('value_info', []), *ins, *outs]:
-        if isinstance(o, dict): self.value(o)
+        if not isinstance(o, dict): continue
+        dims = o.get('type', {}).get('tensor_type', {}).get('shape', {}).get('dim', [])
+        _declared([d['dim_value'] for d in dims if 'dim_value' in d], o.get('name', 'a value'))
     given = dict.fromkeys(o.get('name') for o in ins if isinstance(o, dict))
     constants = {t.get('name', ''): _tensor(self.r, t) for t in g.get('initializer', [])}
     env = {**env, **given, **constants}
@@ -368,12 +366,6 @@ def body(self: _Walk, g: dict, env: dict, attrs: dict, level: int) -> None:
     for o in outs: self.known(o.get('name') if isinstance(o, dict) else o, env)
 
 @patch
-def value(self: _Walk, o: dict) -> None:
-    "What a graph says of an input, an output or a value inside: its size."
-    dims = o.get('type', {}).get('tensor_type', {}).get('shape', {}).get('dim', [])
-    _declared([d['dim_value'] for d in dims if 'dim_value' in d], o.get('name', 'a value'))
-
-@patch
 def walk(self: _Walk) -> _Walk: # itself
     "The whole model; every function in it is called."
     self.body(self.m.get('graph', {}), {}, {}, 0)
@@ -382,8 +374,6 @@ def walk(self: _Walk) -> _Walk: # itself
     return self
 
 # %% ../../nbs/run/12_guard.ipynb #check
-_ORT_FORMAT = slice(4, 8), b'ORTM'
-
 def check_model(
     data: bytes,     # Content of an ONNX file
     name: str,       # How the file is called in an error
@@ -392,9 +382,8 @@ def check_model(
     "Raise `BundleError` for a model that no exporter of ours writes."
     if ops == 'any': return
     if ops is not None: raise BundleError(f"{name}: ops must be None or 'any', not {ops!r}")
-    where, mark = _ORT_FORMAT
     try:
-        if data[where] == mark: raise _Refused('the format of ONNX Runtime, not ONNX')
+        if data[4:8] == b'ORTM': raise _Refused('the format of ONNX Runtime, not ONNX')
         r = _Reader(data)
         m = r.message(0, len(data), 'model')
         if not m.get('graph', {}).get('node'): raise _Refused('no graph')

@@ -299,18 +299,16 @@ def _decode(im, mode, exif, max_pixels):
     return im
 
 # %% ../../nbs/run/02_image.ipynb #from-file
-def _check_format(name, f, max_pixels):
-    "Refuse file `f` if opening it by plug-in `name` would cost too much."
-    if name == 'JPEG': _check_jpeg(f)
-    if name == 'TIFF': _check_tags(f)
-    if name in ('ICO', 'CUR', 'ICNS'): _check_icons(f, max_pixels)  # opening one kind of icon decodes it
-    if name in ('WEBP', 'AVIF') and f.seek(0, 2) > _MAX_BYTES: raise ImageError(f'more than {_MAX_BYTES} bytes')
-
 def _from_file(f, formats, mode, exif, max_pixels):
     "The image in binary file object `f`, which stays open."
     if not (hasattr(f, 'seek') and getattr(f, 'seekable', lambda: True)()): f = io.BytesIO(f.read(_MAX_BYTES))
     f = _Counted(f)
-    try: im = _identify(f, formats, lambda name: _check_format(name, f, max_pixels))
+    def check(name):  # before plug-in `name` opens the file
+        if name == 'JPEG': _check_jpeg(f)
+        if name == 'TIFF': _check_tags(f)
+        if name in ('ICO', 'CUR', 'ICNS'): _check_icons(f, max_pixels)  # opening one kind of icon decodes it
+        if name in ('WEBP', 'AVIF') and f.seek(0, 2) > _MAX_BYTES: raise ImageError(f'more than {_MAX_BYTES} bytes')
+    try: im = _identify(f, formats, check)
     except ImageError: raise
     except Exception as e: raise ImageError(f'truncated or damaged: {_say(e)}') from e
     f.left = _SLOW_READS if im.format in ('BMP', 'DIB', 'PPM') else _PIXEL_READS

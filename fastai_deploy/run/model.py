@@ -182,16 +182,10 @@ def predict(self: Model,
     return decode_answer(self.spec, self.run(a[None])[0], self.vocab, size)
 
 # %% ../../nbs/run/16_model.ipynb #answers
-def _try_prepare(model: Model, x, exif: bool):
-    "The prepared image and its size as opened, or the error that it gave."
-    try: return model._prepared(x, exif)
-    except ImageError as e: return e
-
-@patch
-def _decoded(self: Model, out, size):
-    "The answer that the net's output `out` stands for, or the error that it gave."
-    try: return decode_answer(self.spec, out, self.vocab, size)
-    except FastaiDeployError as e: return e
+def _or_error(kind: type, f, *args):
+    "What `f` gives, or the error of this kind that it raises."
+    try: return f(*args)
+    except kind as e: return e
 
 @patch
 def _answers(self: Model, arrays: list) -> list:
@@ -203,7 +197,8 @@ def _answers(self: Model, arrays: list) -> list:
         try:
             batch = [arrays[i][0] for i in idxs]
             outs = self.run(batch if self.engine == 'pixels' else np.stack(batch))
-            answers = [self._decoded(o, arrays[i][1]) for i, o in zip(idxs, outs)]
+            answers = [_or_error(FastaiDeployError, decode_answer, self.spec, o, self.vocab, arrays[i][1])
+                       for i, o in zip(idxs, outs)]
         except ImageError as e: answers = [e]*len(idxs)
         for i, a in zip(idxs, answers): res[i] = a
     return res
@@ -215,7 +210,7 @@ def _stream(self: Model, items, batch_size: int, workers, exif):
     items, pool = iter(items), ThreadPoolExecutor(workers)
     def ahead():
         chunk = list(islice(items, batch_size))
-        return chunk, [pool.submit(_try_prepare, self, x, exif) for x in chunk]
+        return chunk, [pool.submit(_or_error, ImageError, self._prepared, x, exif) for x in chunk]
     try:
         chunk, prepared = ahead()
         while chunk:

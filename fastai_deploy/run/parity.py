@@ -168,6 +168,9 @@ class Parity:
         if self.stages is None: self.stages = [Stage(n, *o) for n, o in stages_for(self.task, self.noise).items()]
         self.spans, self.far = {}, {}  # stage → lowest and highest values; → largest differences, and their images
 
+    def __repr__(self) -> str: return self.table()
+    _repr_markdown_ = __repr__
+
     @property
     def ok(self) -> bool:
         "Whether there were images, and all of them agree at all stages."
@@ -252,11 +255,6 @@ def table(self: Parity) -> str: # Markdown, that reads well as plain text
     if self.files: res.append(f"proven: {', '.join(self.files)}")
     res += [f'not run: {name}: {why}' for name, why in self.left.items()]
     return '\n'.join(map(plain, res))
-
-@patch
-def __repr__(self: Parity) -> str: return self.table()
-@patch
-def _repr_markdown_(self: Parity) -> str: return self.table()
 
 # %% ../../nbs/run/13_parity.ipynb #check
 _causes = dict(

@@ -24,8 +24,7 @@ def op_names(
     stage: str, # 'item' or 'batch'
 ) -> list: # Names of the ops that the schema allows there, in its order
     "The transforms that a spec may hold at `stage`."
-    options = spec_schema()['properties'][stage]['items']['oneOf']
-    return [o['$ref'].rsplit('/', 1)[1] for o in options]
+    return [o['$ref'].rsplit('/', 1)[1] for o in spec_schema()['properties'][stage]['items']['oneOf']]
 
 # %% ../../nbs/run/01_schema.ipynb #fault
 _types = dict(object=dict, array=list, string=str, integer=int, number=(int, float), boolean=bool, null=type(None))

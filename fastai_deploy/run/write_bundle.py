@@ -7,14 +7,13 @@ __all__ = ['check_place', 'write_bundle', 'update_bundle']
 
 # %% ../../nbs/run/11_write_bundle.ipynb #imports
 import ctypes, os, re, shutil, sys, zipfile
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
 from .basics import BundleError
 from .beside import beside, sweep
-from .bundle import (
-    Bundle, ZipFiles, check_lengths, digest, is_bundle, open_bundle, reading)
+from .bundle import Bundle, ZipFiles, check_lengths, digest, is_bundle, open_bundle, reading
 from .schema import spec_schema
 from .spec import Spec
 
@@ -58,11 +57,9 @@ def _keep(path: Path, new: Path) -> None:
 
 def _kept(path: Path) -> dict:
     "Name → content of the files in the zip at `path` that are not a bundle's."
-    with suppress(zipfile.BadZipFile):  # one that was cut has no list of contents
-        source = ZipFiles(path)
+    with suppress(zipfile.BadZipFile), closing(ZipFiles(path)) as source:  # one that was cut has no list of contents
         others = [n for n in source.infos if n and n[-1] != '/' and not _is_own(n)]
-        try: return {n: source.read(n, 2**31) for n in others}
-        finally: source.close()
+        return {n: source.read(n, 2**31) for n in others}
     return {}
 
 # %% ../../nbs/run/11_write_bundle.ipynb #to-disk
