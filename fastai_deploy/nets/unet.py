@@ -217,7 +217,7 @@ def _describe_encoder(body, arch, args):
     if type(body) is not nn.Sequential: raise UnsupportedError(f'its encoder is a {type(body).__name__}, not a cut net')
     name, kw = _timm_arch(arch)
     try: args = json.loads(json.dumps(kw | args))
-    except (TypeError, ValueError) as e: raise UnsupportedError(f'its arguments do not fit in JSON: {one_line(e)}') from e
+    except (TypeError, ValueError) as e: raise UnsupportedError(f'its arguments are not JSON: {one_line(e)}') from e
     if name is None: return describe_body(body, arch.func if isinstance(arch, partial) else arch, args)
     chans = first_conv(body)[1].in_channels
     return dict(source='timm', arch=name, cut=len(body), args=({} if chans == 3 else dict(in_chans=chans)) | args)
