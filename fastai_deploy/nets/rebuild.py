@@ -4,12 +4,10 @@
 
 # %% auto #0
 __all__ = ['foreign_errors', 'resnet_children', 'Net', 'first_conv', 'cut_body', 'build_body', 'build_net', 'RebuildError',
-           'check_weights', 'remap', 'rebuild', 'save_weights', 'load_weights']
+           'fill_weights', 'remap', 'rebuild', 'save_weights', 'load_weights']
 
 # %% ../../nbs/nets/02_rebuild.ipynb #imports
-import timm
-import torch
-import torchvision
+import timm, torch, torchvision
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -83,31 +81,29 @@ def build_net(
     with torch.random.fork_rng(devices=[]):
         return Net(build_body(net), build_head(net['head']), net.get('features', False)).eval()
 
-# %% ../../nbs/nets/02_rebuild.ipynb #check
+# %% ../../nbs/nets/02_rebuild.ipynb #fill
 class RebuildError(FastaiDeployError):
     "The weights are not those of the net that is described."
 
-def _some(what, names):
-    "How many there are of `names`, and the first three."
-    if not names: return ''
-    return f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-
-def check_weights(
+def fill_weights(
     module: nn.Module, # The net to fill
-    state_dict: dict,  # Name → tensor
+    state_dict: dict,  # Name → tensor: each weight of `module`, in its shape and type, and nothing else
     name='the net',    # How to call it in the error
-) -> None: # Or a `RebuildError` that lists all that is wrong, in one line
-    "Whether `state_dict` has each weight of `module`, in its shape and type, and nothing else."
+) -> nn.Module: # `module`; or a `RebuildError` that lists all that is wrong, in one line
+    "Give `module` the weights of `state_dict`, if they fit."
     def kind(t): return f'{list(t.shape)} {str(t.dtype)[6:]}'
     want = module.state_dict()
-    missing = [k for k in want if k not in state_dict]
-    more = [k for k in state_dict if k not in want]
-    bad = [f'{k} is {kind(v)}, not {kind(want[k])}' for k, v in state_dict.items()
-           if k in want and kind(v) != kind(want[k])]
-    faults = [_some('missing', missing), _some('unexpected', more), _some('mis-shaped', bad)]
-    if any(faults):
-        raise RebuildError(f"the weights do not fit {name}: {'; '.join(filter(None, faults))}. "
+    faults = {'missing': [k for k in want if k not in state_dict],
+              'unexpected': [k for k in state_dict if k not in want],
+              'mis-shaped': [f'{k} is {kind(v)}, not {kind(want[k])}' for k, v in state_dict.items()
+                             if k in want and kind(v) != kind(want[k])]}
+    said = [f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+            for what, names in faults.items() if names]
+    if said:
+        raise RebuildError(f"the weights do not fit {name}: {'; '.join(said)}. "
                            'Describe the net of the Learner that the weights come from')
+    module.load_state_dict(state_dict, strict=True)
+    return module
 
 # %% ../../nbs/nets/02_rebuild.ipynb #remap
 # timm's names for the children of a ResNet that fastai's cut keeps
@@ -142,10 +138,7 @@ def rebuild(
     state_dict: dict, # Its weights, under fastai's names or ours
 ) -> Net: # float [N,C,H,W] → float [N,classes], in evaluation mode, on the CPU
     "fastai's model made again, without fastai."
-    res, state = build_net(net), remap(state_dict, net)
-    check_weights(res, state, net['arch'])
-    res.load_state_dict(state, strict=True)
-    return res
+    return fill_weights(build_net(net), remap(state_dict, net), net['arch'])
 
 # %% ../../nbs/nets/02_rebuild.ipynb #weights
 def save_weights(

@@ -76,8 +76,7 @@ def is_xresnet(
     "Whether this is the body of one of fastai's XResNets, judged by its blocks."
     if not isinstance(body, nn.Sequential): return False
     blocks = [o for stage in body[4:] if isinstance(stage, nn.Sequential) for o in stage]
-    kinds = {(type(o).__module__, type(o).__name__) for o in blocks}
-    return kinds == {('fastai.layers', 'ResBlock')}
+    return {(type(o).__module__, type(o).__name__) for o in blocks} == {('fastai.layers', 'ResBlock')}
 
 # %% ../../nbs/nets/01_xresnet.ipynb #describe-xresnet
 def _conv_of(m):
