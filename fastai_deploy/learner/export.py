@@ -90,10 +90,7 @@ def telling_items(
     first = [most(lambda w, h, mode: h/w), most(lambda w, h, mode: w/h),  # the tallest, the widest
              most(lambda w, h, mode: -w*h), most(lambda w, h, mode: w*h), # smallest, largest
              most(lambda w, h, mode: -modes.count(mode))]                 # of a rare mode
-    res = []
-    for x in (*first, *spread):
-        if not any(x is o for o in res): res.append(x)
-    return res[:n]
+    return list({id(x): x for x in (*first, *spread)}.values())[:n]  # each once
 
 # %% ../../nbs/learner/05_export.ipynb #golden-images
 def _open_goldens(tracer: LearnerTracer, items: list) -> list:

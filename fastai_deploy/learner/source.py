@@ -50,14 +50,12 @@ def _turned(i: int) -> dict:
 def _draw_files(folder: Path) -> list:
     "Paths of drawn images of many kinds: sizes, modes, formats, all eight EXIF orientations."
     rng = np.random.default_rng(0)
-    def image(*shape, low=0, high=256):
-        return Image.fromarray(rng.integers(low, high, shape, dtype=np.uint8))
+    def image(*shape, low=0, high=256): return Image.fromarray(rng.integers(low, high, shape, dtype=np.uint8))
     rgb, rgba, grey = image(21, 30, 3), image(21, 30, 4), image(21, 30)
     bordered = Image.new('RGB', (40, 40), 'white')
     bordered.paste(rgb, (5, 9))
     files = {f'turned-{i}.jpg': (rgb, _turned(i)) for i in range(1, 9)}
-    for w, h in ((1, 1), (1, 40), (40, 1), (300, 7)):
-        files[f'size-{w}x{h}.png'] = image(h, w, 3), {}
+    for w, h in ((1, 1), (1, 40), (40, 1), (300, 7)): files[f'size-{w}x{h}.png'] = image(h, w, 3), {}
     grey16 = Image.fromarray(rng.integers(0, 2**16, (21, 30), dtype=np.uint16))
     modes = rgb, rgba, grey, grey.convert('1'), rgba.convert('LA'), rgb.quantize(16), grey16
     for im in modes: files[f'mode-{im.mode.replace(";", "-")}.png'] = im, {}

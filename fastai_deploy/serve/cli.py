@@ -86,11 +86,6 @@ def _say(message) -> None:
     "An error or a warning, as one line on stderr."
     _note(f'fastai-deploy: {_shell(message)}')
 
-def _speak_utf8() -> None:
-    "Write UTF-8 and plain newlines, whatever the system's own ways are."
-    for s in (sys.stdout, sys.stderr):
-        if hasattr(s, 'reconfigure'): s.reconfigure(encoding='utf-8', errors='backslashreplace', newline='\n')
-
 # %% ../../nbs/serve/03_cli.ipynb #load
 _load_options = 'engine providers threads check max_pixels formats sha256 ops sandbox'.split()
 
@@ -228,11 +223,6 @@ class _Rows:
             _note(f"{'stopped: ' if stopped else ''}{self.file.path}: {self.file.rows} row{'s'*(self.file.rows != 1)}")
 
 # %% ../../nbs/serve/03_cli.ipynb #predict-code
-def _answers(args, model, files):
-    "(image, its answer or error) of each, as they come; masks and images a few at a time."
-    size = args.batch_size or (8 if len(model.spec.output.shape) == 3 else 32)
-    return model.stream(files, size, getattr(args, 'threads', None), args.exif)
-
 def _predict(args) -> int:
     files = each_image([*args.images, *(o if o == '-' else f'@{o}' for o in args.list)])
     if '-' not in (*args.images, *args.list): files = list(files)
@@ -242,10 +232,12 @@ def _predict(args) -> int:
     if folder:
         files = list(files)
         saved = dict(zip(files, places(files, args.output, args.overwrite)))
+    size = args.batch_size or (8 if len(model.spec.output.shape) == 3 else 32)  # masks and images a few at a time
+    answers = model.stream(files, size, getattr(args, 'threads', None), args.exif)
     rows, n, bad = _Rows(args, model, folder), 0, 0
     bar = isinstance(files, list) and sys.stderr.isatty() and (rows.file or not sys.stdout.isatty())
     try:
-        for n, (file, p) in enumerate(_answers(args, model, files), 1):
+        for n, (file, p) in enumerate(answers, 1):
             failed = isinstance(p, FastaiDeployError)
             bad += failed
             to = saved[file] if folder and not failed else None
@@ -505,7 +497,8 @@ def main(
     argv: list = None, # Arguments, without the program's name; those of the process by default
 ) -> int: # Exit code
     "The command `fastai-deploy`."
-    _speak_utf8()
+    for s in (sys.stdout, sys.stderr):  # UTF-8 and plain newlines, whatever the system's own ways are
+        if hasattr(s, 'reconfigure'): s.reconfigure(encoding='utf-8', errors='backslashreplace', newline='\n')
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *args, **kwargs: _say(f'warning: {message}')
         warnings.simplefilter('always', UserWarning)  # what is said at an export is meant for whoever sits here
