@@ -47,22 +47,16 @@ def _differs(ask, m, args, noise=0.):
     except Exception: return False  # a part that takes no single item, or gives no tensor
 
 # %% ../../nbs/graph/02_export_onnx.ipynb #independent
-def _check_asked(m, x, ask, what, way, noise=0.):
+_asked = {_again: ('answers something else each time', 'random numbers'),
+          _one_by_one: ('answers an image differently in a batch than alone', 'what looks across the batch')}
+
+def _check_asked(m, x, ask, noise=0.):
     "Raise, with the module to blame, if `ask(net, args)` gives something else than `net(*args)`."
     args = m.batch(x),
     if not _differs(ask, m.net, args, noise): return
-    path, mod = culprit(m.net, args, lambda part, a: _differs(ask, part, a), 'net')
+    (what, way), (path, mod) = _asked[ask], culprit(m.net, args, lambda part, a: _differs(ask, part, a), 'net')
     raise UnsupportedError(f"the net {what}, because of '{path}' ({type(mod).__name__}): take {way} out of its "
                            'evaluation')
-
-def _check_again(m, x):
-    "Raise if the net answers something else when it is asked again."
-    _check_asked(m, x, _again, 'answers something else each time', 'random numbers')
-
-def _check_alone(m, x, noise=0.):
-    "Raise if the net answers an image differently in a batch than alone."
-    _check_asked(m, x, _one_by_one, 'answers an image differently in a batch than alone',
-                 'what looks across the batch', noise)
 
 # %% ../../nbs/graph/02_export_onnx.ipynb #runs-in-torch
 def _check_runs(m, xs):
@@ -161,10 +155,10 @@ def export_onnx(
         if dynamic_hw:
             least = smallest_size(m, size, channels, input)
             xs.append(_samples(2, least, channels, input))
-        _check_again(m, xs[1])
+        _check_asked(m, xs[1], _again)
         noise = float_noise(m, xs)
         check_noise(noise)
-        _check_alone(m, xs[1], noise[0])
+        _check_asked(m, xs[1], _one_by_one, noise[0])
         proto, exporter = to_onnx(m, xs, m.names[:1 + bool(logits)], axes, limits_for(noise))
     with beside(path) as new: new.write_bytes(proto.SerializeToString())
     return dict(opset=OPSET, exporter=exporter, noise=noise, min_size=least)

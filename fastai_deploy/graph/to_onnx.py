@@ -154,20 +154,16 @@ def _quiet():
             for fd, old in saved: os.dup2(old, fd), os.close(old)
 
 # %% ../../nbs/graph/00_to_onnx.ipynb #why-not
-def _raises(convert, m, args):
-    "Whether a conversion fails, quietly."
-    try:
-        with _quiet(): convert(m, args)
-    except Exception: return True
-    return False
-
-def _record(m, args): torch.onnx.export(m, args, io.BytesIO(), dynamo=False, opset_version=OPSET)
-def _read(m, args): torch.export.export(m, args, strict=False)
-
 def _why_not(m, x, errs):
     "One line about a net that could not be exported: the module, the operator, the way out."
     branches = 'data-dependent' in str(errs['dynamo'])
-    fails = partial(_raises, _read if branches else _record)
+    def fails(part, args):
+        try:
+            with _quiet():
+                if branches: torch.export.export(part, args, strict=False)
+                else: torch.onnx.export(part, args, io.BytesIO(), dynamo=False, opset_version=OPSET)
+            return False
+        except Exception: return True
     path, mod = culprit(m.net, (m.batch(x),), fails, 'net')
     where = f"'{path}' ({type(mod).__name__})"
     if branches:

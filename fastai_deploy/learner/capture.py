@@ -22,8 +22,7 @@ from fasttransform import compose_tfms
 from torch import nn
 
 from .source import attempt, find_exif, find_path, opener, sources
-from .target import (
-    bare_model, find_target, find_task, find_tta, net_shape, output)
+from .target import bare_model, find_target, find_task, find_tta, net_shape, output
 from .tfms import batch_ops, inactive_names, item_ops
 from ..nets.batch_tfms import batch_channels_after, batch_size_after
 from ..nets.describe import describe_net
@@ -51,9 +50,8 @@ def _find_size(learn, ops: list, given=None) -> list:
         first = [tl[i] for i in range(min(8, len(tl)))]
         shapes = {compose_tfms((x,), dl.after_item.fs, split_idx=1)[0].shape[-2:] for x in first}
     if len(shapes) != 1:
-        raise UnsupportedError('the images have different sizes after the item transforms: add one '
-                               'that sets a size, such as Resize or CropPad, or pass dynamic_hw=True '
-                               'if the net takes any size')
+        raise UnsupportedError('the images have different sizes after the item transforms: add one that sets a '
+                               'size, such as Resize or CropPad, or pass dynamic_hw=True if the net takes any size')
     return [*shapes.pop()]
 
 # %% ../../nbs/learner/03_capture.ipynb #as-it-was
@@ -116,9 +114,8 @@ def _check_callbacks(learn, cls: type = PILImage, size=None) -> None:
     """Raise if a callback from outside fastai changes predictions; warn if it is only left out.
     The images that we draw are `cls`, and of `size` (height, width), if the net takes only one."""
     if any(type(cb).__name__ == 'MCDropoutCallback' for cb in learn.cbs):
-        raise UnsupportedError('callback MCDropoutCallback keeps dropout on, so learn.predict draws '
-                               'its answers at random: call learn.remove_cb(MCDropoutCallback) before '
-                               'the export')
+        raise UnsupportedError('callback MCDropoutCallback keeps dropout on, so learn.predict draws its answers at '
+                               'random: call learn.remove_cb(MCDropoutCallback) before the export')
     if not (own := [cb for cb in learn.cbs if _own_events(cb)]): return
     h, w = size or (48, 64)
     noise = np.random.default_rng(0).integers(0, 256, (h, w, 4), dtype=np.uint8)

@@ -33,9 +33,8 @@ from ..run.write_bundle import check_place, write_bundle
 def _rebuilt_net(c: Captured) -> tuple:
     "The net for the graph, and its weights as safetensors (None if it is opaque)."
     if c.spec.net['source'] == 'opaque':
-        warnings.warn(f"the net is exported as it is, for it cannot be rebuilt: {c.spec.net['why']}. "
-                      'Predictions are not affected; the bundle has no weights.safetensors to load '
-                      'elsewhere', stacklevel=3)
+        warnings.warn(f"the net is exported as it is, for it cannot be rebuilt: {c.spec.net['why']}. Predictions "
+                      'are not affected; the bundle has no weights.safetensors to load elsewhere', stacklevel=3)
         return c.model, None
     make = rebuild_unet if 'unet' in c.spec.net else rebuild
     net = make(c.spec.net, c.model.state_dict())
@@ -91,10 +90,7 @@ def telling_items(
     first = [most(lambda w, h, mode: h/w), most(lambda w, h, mode: w/h),  # the tallest, the widest
              most(lambda w, h, mode: -w*h), most(lambda w, h, mode: w*h), # smallest, largest
              most(lambda w, h, mode: -modes.count(mode))]                 # of a rare mode
-    res = []
-    for x in (*first, *spread):
-        if not any(x is o for o in res): res.append(x)
-    return res[:n]
+    return list({id(x): x for x in (*first, *spread)}.values())[:n]  # each once
 
 # %% ../../nbs/learner/05_export.ipynb #golden-images
 def _open_goldens(tracer: LearnerTracer, items: list) -> list:
@@ -159,8 +155,7 @@ def _traced_goldens(tracer: LearnerTracer, images: list) -> list:
         raise UnsupportedError(f'learn.predict fails on drawn images ({why}), and there are no '
                                'others: pass some that it takes, goldens=[paths]')
     if failed:
-        warnings.warn(f"the Learner does not take {', '.join(failed)}: left out of the proof",
-                      stacklevel=3)
+        warnings.warn(f"the Learner does not take {', '.join(failed)}: left out of the proof", stacklevel=3)
     return res
 
 # %% ../../nbs/learner/05_export.ipynb #golden-files
@@ -261,8 +256,7 @@ def export(
 
         traced = _traced_goldens(tracer, small)
         large = [(im, tracer(im, f'image {i}')) for i, im in enumerate(images) if small[i] is not im]
-        say(f'comparing with learn.predict on {len(images)} of your images and '
-            f'{len(traced)-len(images)} drawn ones')
+        say(f'comparing with learn.predict on {len(images)} of your images and {len(traced)-len(images)} drawn ones')
         proof = _golden_files(traced)
         files['parity.json'] = _prove(c, files | proof, traced + large).to_json().encode('utf-8')
         if goldens is not False: files.update(proof)

@@ -48,15 +48,12 @@ class _LenientUnpickler(pickle.Unpickler):
             top = module.split('.')[0]
             if top not in _known: return _stand_in(module, name)
             if isinstance(e, ModuleNotFoundError) and e.name == top:
-                raise MissingExtraError(f'the Learner needs {top}: pip install '
-                                        "'fastai_deploy[export]'") from e
-            raise FastaiDeployError(f'the Learner needs {module}.{name}, which this version of {top} '
-                                    'does not have: load it with the versions that it was trained '
-                                    'with') from e
+                raise MissingExtraError(f"the Learner needs {top}: pip install 'fastai_deploy[export]'") from e
+            raise FastaiDeployError(f'the Learner needs {module}.{name}, which this version of {top} does not '
+                                    'have: load it with the versions that it was trained with') from e
 
 # %% ../../nbs/learner/06_export_pkl.ipynb #load
-_lenient_pickle = types.SimpleNamespace(Unpickler=_LenientUnpickler, load=pickle.load,
-                                        __name__='pickle')
+_lenient_pickle = types.SimpleNamespace(Unpickler=_LenientUnpickler, load=pickle.load, __name__='pickle')
 
 def load_learner(
     path: str|Path, # A file that `learn.export` made. A pickle runs code when it is opened: only files that you trust!
@@ -69,8 +66,7 @@ def load_learner(
     except FileNotFoundError as e: raise FastaiDeployError(f'{path}: no such file') from e
     except Exception as e:
         why = ' '.join(str(e).split())[:300]
-        raise FastaiDeployError(f'{path}: not a Learner that can be opened here: '
-                                f'{type(e).__name__}: {why}') from e
+        raise FastaiDeployError(f'{path}: not a Learner that can be opened here: {type(e).__name__}: {why}') from e
     if not (hasattr(learn, 'dls') and hasattr(learn, 'predict')):
         raise FastaiDeployError(f'{path}: holds a {type(learn).__name__}, not a Learner: make it '
                                 "with learn.export('model.pkl')")

@@ -13,7 +13,6 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 from PIL import Image
-from fastai.data.core import Datasets
 from fastai.imports import noop
 from fastai.learner import Learner
 from fastai.torch_core import TensorImage, TensorImageBW
@@ -21,7 +20,7 @@ from fastai.vision.core import PILBase, PILImage
 from fastcore import basics
 from fasttransform import Transform, compose_tfms
 
-from .target import created_class, describe_transform
+from .target import check_data, created_class, describe_transform
 from ..run.basics import UnsupportedError
 from ..run.image import open_image
 from ..run.spec import Input
@@ -31,24 +30,15 @@ def opener(
     learn: Learner, # A fastai Learner
 ) -> type: # PILImage, PILImageBW or a subclass of the user's
     "The class of a Learner's images."
-    hint = 'build the DataLoaders with a DataBlock or ImageDataLoaders'
-    if len(learn.dls.loaders) < 2:
-        raise UnsupportedError(f'the Learner has no validation DataLoader: {hint}')
-    ds = learn.dls.valid_ds
-    if not isinstance(ds, Datasets):
-        raise UnsupportedError(f'dls.valid_ds is a {type(ds).__name__}, no fastai Datasets: {hint}')
-    if ds.n_inp != 1:
-        raise UnsupportedError(f'the Learner takes {ds.n_inp} inputs; only one image can be '
-                               'exported')
-    t, types = ds.tls[0].tfms.fs[-1], ds.tls[0].types
+    tl = check_data(learn).tls[0]
+    t, types = tl.tfms.fs[-1], tl.types
     cls = created_class(t) or types and types[-1]
     if isinstance(cls, type) and issubclass(cls, PILBase):
         known_mode = cls._open_args in [dict(mode=m) for m in ('RGB', 'L', 'RGBA')]
         known_tensor = getattr(cls, '_tensor_cls', None) in (TensorImage, TensorImageBW)
         if known_mode and known_tensor: return cls
-    raise UnsupportedError(f'inputs are made by {describe_transform(t)}, which gives no PILImage '
-                           'or PILImageBW: use ImageBlock(PILImage), ImageBlock(PILImageBW), or a '
-                           'subclass of PILImage with mode RGBA')
+    raise UnsupportedError(f'inputs are made by {describe_transform(t)}, which gives no PILImage or PILImageBW: use '
+                           'ImageBlock(PILImage), ImageBlock(PILImageBW), or a subclass of PILImage with mode RGBA')
 
 # %% ../../nbs/learner/02_source.ipynb #drawn
 def _turned(i: int) -> dict:
@@ -60,14 +50,12 @@ def _turned(i: int) -> dict:
 def _draw_files(folder: Path) -> list:
     "Paths of drawn images of many kinds: sizes, modes, formats, all eight EXIF orientations."
     rng = np.random.default_rng(0)
-    def image(*shape, low=0, high=256):
-        return Image.fromarray(rng.integers(low, high, shape, dtype=np.uint8))
+    def image(*shape, low=0, high=256): return Image.fromarray(rng.integers(low, high, shape, dtype=np.uint8))
     rgb, rgba, grey = image(21, 30, 3), image(21, 30, 4), image(21, 30)
     bordered = Image.new('RGB', (40, 40), 'white')
     bordered.paste(rgb, (5, 9))
     files = {f'turned-{i}.jpg': (rgb, _turned(i)) for i in range(1, 9)}
-    for w, h in ((1, 1), (1, 40), (40, 1), (300, 7)):
-        files[f'size-{w}x{h}.png'] = image(h, w, 3), {}
+    for w, h in ((1, 1), (1, 40), (40, 1), (300, 7)): files[f'size-{w}x{h}.png'] = image(h, w, 3), {}
     grey16 = Image.fromarray(rng.integers(0, 2**16, (21, 30), dtype=np.uint16))
     modes = rgb, rgba, grey, grey.convert('1'), rgba.convert('LA'), rgb.quantize(16), grey16
     for im in modes: files[f'mode-{im.mode.replace(";", "-")}.png'] = im, {}
@@ -146,10 +134,9 @@ def find_exif(
                 if not _opens_alike(theirs, ours, cls): wrong[exif].append(p.name)
     if all(wrong.values()):
         name = min(wrong.values(), key=len)[0]
-        raise UnsupportedError(f'images are opened by {_called(t)}, which gives other pixels than '
-                               f"fastai's {cls.__name__}.create, for example of {name} (a drawn "
-                               'file): open them with ImageBlock(PILImage), and make the rest an '
-                               'item transform')
+        raise UnsupportedError(f"images are opened by {_called(t)}, which gives other pixels than fastai's "
+                               f'{cls.__name__}.create, for example of {name} (a drawn file): open them with '
+                               'ImageBlock(PILImage), and make the rest an item transform')
     exif = bool(wrong[False])
     if exif or not created_class(t):
         how = 'PILImage.create does' + (', turned upright as their EXIF says' if exif else '')
@@ -172,9 +159,8 @@ def _check_path(steps, res, images: int) -> None:
     if isinstance(res, Exception):
         raise UnsupportedError(f'{what} fails on a drawn file ({res!r}), and this Learner has no '
                                'images to try it on: export the Learner where its images are')
-    raise UnsupportedError(f'{what} gives a {type(res).__name__}, not the path of an image: what it '
-                           'does would be missing in the bundle; let get_x give the path, and make '
-                           'the rest an item transform')
+    raise UnsupportedError(f'{what} gives a {type(res).__name__}, not the path of an image: what it does would be '
+                           'missing in the bundle; let get_x give the path, and make the rest an item transform')
 
 class _Row:
     "A row of a table with the same path in every column."

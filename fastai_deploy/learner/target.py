@@ -59,11 +59,12 @@ def check_data(
     learn: Learner, # A fastai Learner
 ) -> Datasets: # Of its validation set
     "Raise unless a Learner's data are one image and one target."
+    hint = 'build the DataLoaders with a DataBlock or ImageDataLoaders'
+    if len(learn.dls.loaders) < 2: raise UnsupportedError(f'the Learner has no validation DataLoader: {hint}')
     ds = learn.dls.valid_ds
     if not isinstance(ds, Datasets):
-        raise UnsupportedError(f'dls.valid_ds is a {type(ds).__name__}, no fastai Datasets: build the DataLoaders with '
-                               'a DataBlock or ImageDataLoaders')
-    if ds.n_inp > 1: raise UnsupportedError(f'the Learner takes {ds.n_inp} inputs; only one image can be exported')
+        raise UnsupportedError(f'dls.valid_ds is a {type(ds).__name__}, no fastai Datasets: {hint}')
+    if ds.n_inp != 1: raise UnsupportedError(f'the Learner takes {ds.n_inp} inputs; only one image can be exported')
     if any(created_class(t) is TensorBBox for tl in ds.tls for t in tl.tfms.fs):
         raise UnsupportedError('the target is boxes (BBoxBlock), and detection cannot be exported: if each image has '
                                'one box, train with PointBlock on its two corners')
@@ -176,9 +177,8 @@ def find_task(
     "The task of a Learner, by what makes its target."
     fs = check_data(learn).tls[1].tfms.fs
     last = fs[-1] if len(fs) else None
-    created = None if last is None else created_class(last)
     for task, target in TARGETS.items():
-        if type(last) in target.made_by or created in target.creates: return task
+        if type(last) in target.made_by or created_class(last) in target.creates: return task
     made = describe_transform(last) if last else 'nothing'
     raise UnsupportedError(f'the target is made by {made}: use CategoryBlock, '
                            'MultiCategoryBlock, RegressionBlock, PointBlock, MaskBlock or ImageBlock')
@@ -257,12 +257,10 @@ def _rows(n: int) -> Iterator[torch.Tensor]: # [rows, n]
 
 def _panel(shape, f) -> Iterator[torch.Tensor]: # [rows, *shape], or as pixels [images, *shape]
     "Raw outputs to try function `f` on; of fastai's own, the first block shows which it is."
+    pixels = math.prod(shape[1:])
     for rows in islice(_rows(shape[0]), 1 if _is_fastais(f) else None):
-        if len(shape) == 1: yield rows
-        else:
-            pixels = shape[1]*shape[2]
-            rows = rows[torch.arange(-(-len(rows)//pixels)*pixels)%len(rows)]
-            yield rows.reshape(-1, *shape[1:], shape[0]).movedim(-1, 1)
+        rows = rows[torch.arange(-(-len(rows)//pixels)*pixels)%len(rows)]
+        yield rows.reshape(-1, *shape[1:], shape[0]).movedim(-1, 1)
 
 # %% ../../nbs/learner/00_target.ipynb #activation
 def _name(loss_func) -> str:
@@ -297,20 +295,17 @@ def find_activation(
                            'your own a layer of the net')
 
 # %% ../../nbs/learner/00_target.ipynb #find-threshold
-def _no_labels(loss_func) -> str:
-    "What to say if a multi-label loss function has no threshold."
-    if isinstance(getattr(loss_func, 'func', loss_func), nn.BCELoss) or loss_func is F.binary_cross_entropy:
-        way = 'probabilities, set learn.loss_func.thresh = 0.5 and learn.loss_func.decodes = lambda x: x > 0.5'
-    else: way = 'logits, set learn.loss_func = BCEWithLogitsLossFlat(thresh=0.5)'
-    return (f'loss function {_name(loss_func)} has no `thresh`, so learn.predict names no labels: if the net answers '
-            f'{way} before the export')
-
 def find_threshold(
     loss_func, # A Learner's loss function, of a multi-label task
 ) -> float: # A label holds above it
     "The threshold of a multi-label loss function."
     thresh = getattr(loss_func, 'thresh', None)
-    if thresh is None: raise UnsupportedError(_no_labels(loss_func))
+    if thresh is None:
+        way = 'logits, set learn.loss_func = BCEWithLogitsLossFlat(thresh=0.5)'
+        if isinstance(getattr(loss_func, 'func', loss_func), nn.BCELoss) or loss_func is F.binary_cross_entropy:
+            way = 'probabilities, set learn.loss_func.thresh = 0.5 and learn.loss_func.decodes = lambda x: x > 0.5'
+        raise UnsupportedError(f'loss function {_name(loss_func)} has no `thresh`, so learn.predict names no labels: '
+                               f'if the net answers {way} before the export')
     try: t = torch.as_tensor(thresh, dtype=torch.float64).item()
     except (TypeError, ValueError, RuntimeError): t = math.nan
     if not math.isfinite(t):

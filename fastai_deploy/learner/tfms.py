@@ -17,8 +17,8 @@ from PIL import Image
 from fastai.data.transforms import IntToFloatTensor, Normalize, ToTensor
 from fastai.torch_core import TensorImage, TensorImageBW
 from fastai.vision.augment import (
-    AffineCoordTfm, CropPad, OldRandomCrop, RandTransform, RandomCrop, RandomResizedCrop,
-    RandomResizedCropGPU, RatioResize, Resize)
+    AffineCoordTfm, CropPad, OldRandomCrop, RandTransform, RandomCrop, RandomResizedCrop, RandomResizedCropGPU,
+    RatioResize, Resize)
 from fastai.vision.core import AddMaskCodes, PILImage, PointScaler
 from fasttransform import ItemTransform, Transform
 from plum import NotFoundLookupError
@@ -52,13 +52,11 @@ def _resample(mode) -> dict:
 
 @op_for(ITEM_TFMS, Resize)
 def _resize(t):
-    size = _hw(t.size)
-    return dict(op='resize', size=size, method=t.method, pad_mode=t.pad_mode, **_resample(t.mode))
+    return dict(op='resize', size=_hw(t.size), method=t.method, pad_mode=t.pad_mode, **_resample(t.mode))
 
 @op_for(ITEM_TFMS, RandomResizedCrop)
 def _random_resized_crop(t):
-    xtra = float(t.val_xtra)
-    return dict(op='random_resized_crop', size=_hw(t.size), val_xtra=xtra, **_resample(t.mode))
+    return dict(op='random_resized_crop', size=_hw(t.size), val_xtra=float(t.val_xtra), **_resample(t.mode))
 
 @op_for(ITEM_TFMS, CropPad, OldRandomCrop)
 def _crop_pad(t): return dict(op='crop_pad', size=_hw(t.size), pad_mode=t.pad_mode)
@@ -72,9 +70,8 @@ def _no_op(t): return None
 # %% ../../nbs/learner/01_tfms.ipynb #registry-ratio
 @op_for(ITEM_TFMS, RatioResize)
 def _ratio_resize(t):
-    warnings.warn("RatioResize: at validation fastai draws the crop's offset at random (a pixel or "
-                  'two), so learn.predict may differ from call to call; the bundle takes the '
-                  'centre', stacklevel=2)
+    warnings.warn("RatioResize: at validation fastai draws the crop's offset at random (a pixel or two), so "
+                  'learn.predict may differ from call to call; the bundle takes the centre', stacklevel=2)
     return dict(op='ratio_resize', max_size=int(t.max_sz), **_resample(t.resamples[0]))
 
 # %% ../../nbs/learner/01_tfms.ipynb #registry-batch
@@ -84,8 +81,7 @@ def _int_to_float(t): return dict(op='int_to_float', div=float(t.div))
 @op_for(BATCH_TFMS, AffineCoordTfm)
 def _affine(t):
     size = [t.size]*2 if isinstance(t.size, int) else t.size and list(t.size)
-    return dict(op='affine', size=size, mode=t.mode, pad_mode=t.pad_mode,
-                align_corners=bool(t.align_corners))
+    return dict(op='affine', size=size, mode=t.mode, pad_mode=t.pad_mode, align_corners=bool(t.align_corners))
 
 @op_for(BATCH_TFMS, RandomResizedCropGPU)
 def _random_resized_crop_gpu(t):
@@ -97,8 +93,7 @@ def _normalize(t):
     mean, std = (torch.as_tensor(o).float().cpu() for o in (t.mean, t.std))
     per_channel = mean.ndim == 0 or mean.ndim == 4 and mean.shape[1] == mean.numel()
     if mean.numel() not in (1, 3, 4) or not per_channel:
-        raise UnsupportedError(f'Normalize: mean of shape {tuple(mean.shape)} is not one number a '
-                               'channel')
+        raise UnsupportedError(f'Normalize: mean of shape {tuple(mean.shape)} is not one number a channel')
     return dict(op='normalize', mean=mean.flatten().tolist(), std=std.flatten().tolist())
 
 # %% ../../nbs/learner/01_tfms.ipynb #inactive
@@ -134,8 +129,7 @@ def _leave_out(t, stage: str, probe) -> None:
     if not _gives_back(t, probes):
         raise UnsupportedError(f'{stage}: {describe_transform(t)} is named in inactive=, but it '
                                'changes noise at validation: take the name out')
-    warnings.warn(f'{describe_transform(t)} is named in inactive=, so the bundle is without it',
-                  stacklevel=2)
+    warnings.warn(f'{describe_transform(t)} is named in inactive=, so the bundle is without it', stacklevel=2)
 
 # %% ../../nbs/learner/01_tfms.ipynb #names
 def inactive_names(
@@ -145,11 +139,9 @@ def inactive_names(
     "The names of the transforms that the user calls inactive."
     classes = classes if isinstance(classes, (list, tuple, set)) else [classes]
     res = [o if isinstance(o, str) else getattr(o, '__name__', type(o).__name__) for o in classes]
-    pipelines = dl.after_item, dl.before_batch, dl.after_batch
-    have = [type(t).__name__ for p in pipelines for t in p.fs]
+    have = [type(t).__name__ for p in (dl.after_item, dl.before_batch, dl.after_batch) for t in p.fs]
     if bad := [n for n in res if n not in have]:
-        raise UnsupportedError(f'inactive: the Learner has no transform {bad[0]!r}, only '
-                               f'{", ".join(have)}')
+        raise UnsupportedError(f'inactive: the Learner has no transform {bad[0]!r}, only {", ".join(have)}')
     return res
 
 # %% ../../nbs/learner/01_tfms.ipynb #target
@@ -183,8 +175,7 @@ def _to_op(known: dict, t, stage: str, probes: list, inactive=()) -> dict|None:
     way = 'make it a layer of the net'
     if stage == 'after_item': way = 'register it with fastai_deploy.register_op'
     if isinstance(t, RandTransform) and not isinstance(t, AffineCoordTfm):
-        way = (f"pass inactive=('{name}',) if it never acts on an image at validation; if it does, "
-               f'{way}')
+        way = f"pass inactive=('{name}',) if it never acts on an image at validation; if it does, {way}"
     elif getattr(t, 'split_idx', None) is None:
         way = f'give it split_idx=0 if it is meant for training only; if not, {way}'
     raise UnsupportedError(f'{stage}: {describe_transform(t)} may act at validation and is not '

@@ -179,28 +179,21 @@ def _op(o: dict) -> str:
     "An op as a call."
     return f"{o['op']}({', '.join(f'{k}={v}' for k, v in o.items() if k != 'op')})"
 
-def _output(o) -> str:
-    "What comes out of the graph."
-    tta = f', {_op(dict(op="tta", **o.tta))}' if o.tta else ''
-    return f'{o.name}, {o.activation}{tta}' + (', logits' if o.logits else '')
-
-def _opening(inp) -> list:
-    "How images are opened, where it is not as usual."
-    turned = ['turned upright, as their EXIF says'] if inp.exif else []
-    return turned + ([f'predict(path) takes {inp.path}'] if inp.path != type(inp).path else [])
-
 def facts(
     b: Bundle, # An open bundle
 ) -> list: # (what, lines) …
     "What a bundle says about itself, without running it."
-    s, net = b.spec, b.spec.net
-    size = 'any size' if s.input.size is None else f'{s.input.size[0]}x{s.input.size[1]} (height x width)'
+    s, net, inp, out = b.spec, b.spec.net, b.spec.input, b.spec.output
+    size = 'any size' if inp.size is None else f'{inp.size[0]}x{inp.size[1]} (height x width)'
+    opening = ['turned upright, as their EXIF says'] if inp.exif else []
+    if inp.path != type(inp).path: opening.append(f'predict(path) takes {inp.path}')
+    tta = [_op(dict(op='tta', **out.tta))] if out.tta else []
     return [('task', [f'{s.task}, {TASKS[s.task].facts(s, b.vocab())}']),
             ('net', [f"{net['source']} {net.get('arch', '')}".strip() + (f": {net['why']}" if 'why' in net else '')]),
-            ('input', [f'{s.input.mode} images, for the net {size}, {s.input.dtype}',
-                        f'up to {s.input.max_pixels:,} pixels', *_opening(s.input)]),
+            ('input', [f'{inp.mode} images, for the net {size}, {inp.dtype}',
+                        f'up to {inp.max_pixels:,} pixels', *opening]),
             ('item', [_op(o) for o in s.item] or ['nothing']), ('batch', [_op(o) for o in s.batch] or ['nothing']),
-            ('output', [_output(s.output)]),
+            ('output', [', '.join([out.name, out.activation, *tta, *(['logits'] if out.logits else [])])]),
             *([('pixels', [f'no pixels.onnx: {s.pixels}'])] if s.pixels else []),
             ('sha256', [b.sha256]), ('files', [f"{n}, {o['bytes']:,} bytes" for n, o in s.files.items()]),
             ('made by', [', '.join(f'{k} {v}' for k, v in s.made_by.items())])]
