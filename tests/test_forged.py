@@ -1,6 +1,5 @@
 "A proof that was tampered with: every golden that says something else is found, whatever bundle.json says of hashes."
-import json
-import shutil
+import json, shutil
 
 import pytest
 

@@ -2,8 +2,7 @@
 outputs for programs: what the net saw of the photo, and the finished answer; both as Python has them, bit for bit.
 
 FASTAI_DEPLOY_PIXELS sets how many pictures each variant gets; every run has the same ones."""
-import os
-import zlib
+import os, zlib
 
 import numpy as np
 import pytest

@@ -5,8 +5,7 @@ import pytest
 
 pytest.importorskip('fastai.vision.all')
 
-import timm
-import zoo
+import timm, zoo
 from conftest import ROOT
 
 # small ones, each put together in another way

@@ -191,8 +191,8 @@ def try_app(name, bundle, jpegs, pngs, tmp, tasks):
     print(f'{name}: built in {built:.0f} s, tests passed')
     for kind, files in dict(jpeg=jpegs, png=pngs).items():
         o = row[kind] = compare(model, files, said, out)
-        print(f"  {o['files']} {kind.upper()} files: {o['differ']} of {o['bytes']:,} bytes differ (by up to {o['most']}),"
-              f" probabilities by up to {o['probability']:.1e}, labels equal on {o['labels_equal']}", flush=True)
+        print(f"  {o['files']} {kind} files: {o['differ']} of {o['bytes']:,} bytes differ (by up to {o['most']})"
+              f", probabilities by up to {o['probability']:.1e}, labels equal on {o['labels_equal']}", flush=True)
     if row['png']['differ']: raise RuntimeError(f'{name}: a lossless file must be decoded without loss')
     if 'goldens' in about:   # a command line, which takes any bundle
         for task, other in tasks.items():
