@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from attack.images import card as gradient, chunk, save
 from fastai.vision.core import PILImage, PILImageBW
 from PIL import Image
 
@@ -25,10 +26,7 @@ SOURCES = 'path', 'bytes', 'file', 'PIL', 'array'
 
 def card(w=48, h=32):
     "A colourful gradient with noise in one half: no two neighbours alike there."
-    y, x = np.mgrid[:h, :w]
-    a = np.stack([x*255//w, y*255//h, 255 - x*255//w], -1)
-    noise = np.random.default_rng(0).integers(0, 256, a.shape)
-    return Image.fromarray(np.where((x < w//2)[..., None], a, noise).astype(np.uint8))
+    return gradient('RGB', w, h)
 
 def in_mode(mode, w=48, h=32):
     "The card in any of Pillow's modes, its transparency a gradient too."
@@ -36,18 +34,10 @@ def in_mode(mode, w=48, h=32):
     if mode in ('LA', 'RGBA'):
         im = im.convert(mode)
         im.putalpha(ramp)
-    elif mode == 'PA': im = im.convert('P').convert('PA')
-    elif mode == 'I;16': im = Image.fromarray(np.asarray(im.convert('L')).astype(np.uint16)*257)
     elif mode == 'F': im = Image.fromarray(np.asarray(im.convert('L')).astype(np.float32)*1.1 - 9)
-    else: im = im.convert(mode)
+    else: im = gradient(mode, w, h)
     assert im.mode == mode
     return im
-
-def save(im, kind, **kw):
-    "Picture `im` as the bytes of a file."
-    f = io.BytesIO()
-    im.save(f, kind, **kw)
-    return f.getvalue()
 
 def saved(mode, kind, **kw): return lambda: save(in_mode(mode), kind, **kw)
 
@@ -60,8 +50,6 @@ ADAM7 = (0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1
 
 def png(a, colour, bits=8, interlaced=True, palette=None):
     "A PNG from array [h,w] or [h,w,c], written by hand: Pillow writes neither interlaced nor 16-bit colour ones."
-    def chunk(kind, data):
-        return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
     def row(o): return (np.packbits(o > 0) if bits == 1 else o.astype(f'>u{bits//8}')).tobytes()
     passes = [a[y::dy, x::dx] for x, y, dx, dy in (ADAM7 if interlaced else [(0, 0, 1, 1)])]
     pixels = b''.join(b'\0' + row(o) for p in passes if p.size for o in p)

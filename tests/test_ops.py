@@ -6,15 +6,8 @@ pytest.importorskip('fastai.vision.all')
 import numpy as np
 import torch
 from fastai.vision.all import (
-    AffineCoordTfm,
-    CropPad,
-    IntToFloatTensor,
-    Normalize,
-    RandomResizedCrop,
-    RandomResizedCropGPU,
-    RatioResize,
-    Resize,
-    imagenet_stats,
+    AffineCoordTfm, CropPad, IntToFloatTensor, Normalize, RandomResizedCrop, RandomResizedCropGPU, RatioResize,
+    Resize, imagenet_stats,
 )
 from PIL import Image, ImageOps
 

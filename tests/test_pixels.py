@@ -148,8 +148,7 @@ def echo_spec(task, item, batch=NORM, mode='RGB'):
     size = item_size(item)
     shape = [len(mode), *SHAPES[task][1:]] if task == 'image_to_image' else SHAPES[task]
     return Spec(Input(size and list(size), mode), item, batch if size else NORM[:1],
-                dict(source='opaque', why='a toy'),
-                Output(shape, 'identity', NAMES[task]), task=task)
+                dict(source='opaque', why='a toy'), Output(shape, 'identity', NAMES[task]), task=task)
 
 def seen(spec, h, w):
     o = window([*spec.item, *spec.batch], (h, w))

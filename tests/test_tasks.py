@@ -112,7 +112,7 @@ def test_goldens_without_fastai_and_torch(tasks):
 @pytest.mark.parametrize('task', ['segmentation', 'image_to_image'])
 @pytest.mark.parametrize('n', [1, 3])
 def test_unet_in_batches(tasks, task, n):
-    "The graph's batch size is free: one picture or three, as torch answers."
+    "The graph's batch size is free: one image or three, as torch answers."
     learn, bundle = tasks(task)
     x = torch.randint(0, 256, (n, 3, 32, 32), generator=torch.Generator().manual_seed(n)).to(torch.uint8)
     got, = ort.InferenceSession(bundle/'model.onnx').run(None, {'image': x.numpy()})
@@ -138,7 +138,7 @@ def _mean(spec, files): spec.batch[-1]['mean'] = [0.5, 0.5, 0.5]
 def _squish(spec, files): spec.item[0]['method'] = 'squish'
 
 SPOILT = {'a threshold': ('multilabel', _threshold, 'answer'), 'resampling of points': ('points', _resample, 'item'),
-          'a size': ('points', _size, 'answer'), 'the mean of a picture': ('image_to_image', _mean, 'answer'),
+          'a size': ('points', _size, 'answer'), 'the mean of an image': ('image_to_image', _mean, 'answer'),
           'a mask that is squished': ('segmentation', _squish, 'item')}
 
 @pytest.mark.parametrize('what', SPOILT)
@@ -179,41 +179,26 @@ def test_swapped_codes(tasks, files):
 
 # --- whatever was done to the Learner, the same bundle
 
-def wrapped(learn):
-    learn.model = nn.DataParallel(learn.model)
-    return learn
-
 def reloaded(learn, tmp_path):
+    "The Learner as `load_learner` gives it: without images."
     learn.path = tmp_path
     learn.export('l.pkl')
     return fv.load_learner(tmp_path/'l.pkl')
 
-def frozen(learn):
-    learn.freeze()
-    return learn
+LIVES = {    # what may be done to a Learner; it stays the same one
+    'frozen': lambda l: l.freeze(), 'unfrozen': lambda l: l.unfreeze(),
+    'half precision': lambda l: l.to_fp16(), 'back from half precision': lambda l: l.to_fp16().to_fp32(),
+    'channels last': lambda l: l.to_channelslast(), 'in training mode': lambda l: l.model.train(),
+    'DataParallel': lambda l: setattr(l, 'model', nn.DataParallel(l.model)),
+    'MixUp and other callbacks': lambda l: l.add_cbs([fv.MixUp(), fv.GradientClip(), fv.SaveModelCallback()])}
 
-def unfrozen(learn):
-    learn.unfreeze()
-    return learn
-
-def with_callbacks(learn):
-    learn.add_cbs([fv.MixUp(), fv.GradientClip(), fv.SaveModelCallback()])
-    return learn
-
-def in_training(learn):
-    learn.model.train()
-    return learn
-
-LIVES = {'frozen': frozen, 'unfrozen': unfrozen, 'half precision': lambda l: l.to_fp16(), 'back from half precision':
-         lambda l: l.to_fp16().to_fp32(), 'channels last': lambda l: l.to_channelslast(), 'DataParallel': wrapped,
-         'MixUp and other callbacks': with_callbacks, 'in training mode': in_training, 'load_learner': reloaded}
-
-@pytest.mark.parametrize('life', LIVES)
+@pytest.mark.parametrize('life', [*LIVES, 'load_learner'])
 def test_all_the_same_bundle(tasks, files, tmp_path, life):
     "Spec and answers of the bundle are those of the plain Learner's."
     learn, bundle = tasks('multilabel')
     fresh = make_again(learn, files)
-    fresh = LIVES[life](fresh, tmp_path) if life == 'load_learner' else LIVES[life](fresh)
+    if life == 'load_learner': fresh = reloaded(fresh, tmp_path)
+    else: LIVES[life](fresh)
     other = fd.export(fresh, tmp_path/'b', goldens=valid_items(learn, 3), progress=False)
     a, b = fd.load(bundle), fd.load(other)
     same = lambda m: (m.spec.item, m.spec.batch, m.spec.net, m.spec.output, m.spec.input, m.spec.task, m.vocab)
@@ -229,10 +214,10 @@ def make_again(learn, files):
     res.model.load_state_dict(learn.model.state_dict())
     return res
 
-# --- other pictures, other vocabs
+# --- other images, other vocabs
 
 class PILImageRGBA(fv.PILImage):
-    "A picture of four channels."
+    "An image of four channels."
     _open_args = dict(mode='RGBA')
 
 @pytest.mark.parametrize('cls, channels', [(fv.PILImageBW, 1), (PILImageRGBA, 4)])
@@ -284,7 +269,7 @@ def test_two_inputs_refused(files, tmp_path):
     refused(plain(block.dataloaders(None, bs=4, num_workers=0)), tmp_path, '2 inputs')
 
 def test_siamese_refused(files, tmp_path):
-    "fastai's own siamese tutorial: a transform of the user's that makes both pictures."
+    "fastai's own siamese tutorial: a transform of the user's that makes both images."
     class Pairs(fv.Transform):
         def open(self, p): return fv.PILImage(fv.PILImage.create(p).resize((32, 32)))
         def encodes(self, p): return self.open(p), self.open(p), fv.TensorCategory(value(p))
