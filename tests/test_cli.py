@@ -350,13 +350,13 @@ LEARNER = {'split_idx=', 'axis=', 'thresh=', 'method=', 'detach=', 'outside=',  
 
 def test_errors_speak_the_command_line():
     "Each parameter in an error of the library has an option in its place, and there is such an option."
-    from fastai_deploy.serve.cli import _shell, make_parser
+    from fastai_deploy.serve.cli import in_flags, make_parser
     found = [*messages()]
     subs = next(o for o in make_parser()._actions if hasattr(o.choices, 'values')).choices.values()
     options = {o for sub in subs for a in sub._actions for o in a.option_strings}
     assert len(found) > 20 and all('Python' not in o for _, o in found)
     for file, text in found:
-        said = _shell(text)
+        said = in_flags(text)
         assert {*re.findall(HINT, said)} <= LEARNER, f'{file}: {said}'
         assert {*re.findall(r'(?<![\w-])--[\w-]+', said)} <= options, f'{file}: {said}'
 
