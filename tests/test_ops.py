@@ -33,8 +33,7 @@ class Invert: pass
 
 def captured(known, tfms):
     "op name -> op, as capture writes each transform down."
-    ops = [known[type(t)](t) for t in tfms]
-    return {o['op']: o for o in ops}
+    return {o['op']: o for o in (known[type(t)](t) for t in tfms)}
 
 
 @pytest.mark.filterwarnings('ignore:RatioResize')

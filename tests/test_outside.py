@@ -90,8 +90,7 @@ def test_telemetry_of_one_that_was_there(own, tmp_path):
 
 def test_wheel(tmp_path):
     "What a wheel holds: the modules and the schema, and the command."
-    whl = tools_env.build_wheel(tmp_path)
-    names = set(zipfile.ZipFile(whl).namelist())
+    names = set(zipfile.ZipFile(tools_env.build_wheel(tmp_path)).namelist())
     have = {p.relative_to(ROOT).as_posix() for p in (ROOT/'fastai_deploy').rglob('*') if p.suffix in ('.py', '.json')}
     have |= {o.replace('apps/', 'fastai_deploy/_apps/', 1) for o in tools_env.app_files()}
     assert have == {o for o in names if o.startswith('fastai_deploy/')}

@@ -1,7 +1,7 @@
-"""The item ops as ONNX, against Pillow: every op, filter and padding on random pictures, 0 bytes different. And the two
+"""The item ops as ONNX, against Pillow: every op, filter and padding on random images, 0 bytes different. And the two
 outputs for programs: what the net saw of the photo, and the finished answer; both as Python has them, bit for bit.
 
-FASTAI_DEPLOY_PIXELS sets how many pictures each variant gets; every run has the same ones."""
+FASTAI_DEPLOY_PIXELS sets how many images each variant gets; every run has the same ones."""
 import os, zlib
 
 import numpy as np
