@@ -1,5 +1,5 @@
 "Shared fixtures: one sample Learner and one bundle for the whole run. In CI a skipped test is a failed one."
-import os, subprocess, sys
+import os, shutil, subprocess, sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,13 @@ def run_python():
     py = d/'Scripts'/'python.exe' if os.name == 'nt' else d/'bin'/'python'
     if not py.exists(): pytest.skip('no run-side environment: python tools/env.py run')
     return py
+
+def said(*cmd, **kw):
+    "What a process prints, which must end well."
+    kw = dict(capture_output=True, text=True, encoding='utf-8', timeout=300) | kw
+    r = subprocess.run([*map(str, cmd)], **kw)
+    assert r.returncode == 0, f'{r.returncode}: {r.stdout[-2000:]}{r.stderr[-4000:]}'
+    return r.stdout
 
 def _skip_is_failure(rep, allowed=False):
     "In CI everything that a test needs is there, so a skip hides a hole."
@@ -37,20 +44,27 @@ def _make_sample(folder):
             'from fastai_deploy.samples.train import train_digits\n'
             'out = Path(sys.argv[1]); learn = train_digits(); fd.export(learn, out/"digits", overwrite=True)\n'
             'learn.export(out.resolve()/"digits.pkl")')
-    r = subprocess.run([sys.executable, '-c', code, str(folder)], cwd=ROOT, capture_output=True, text=True, timeout=900)
-    assert r.returncode == 0, f'making the sample bundle failed:\n{r.stdout[-2000:]}\n{r.stderr[-4000:]}'
+    folder.mkdir()
+    said(sys.executable, '-c', code, folder, cwd=ROOT, timeout=900)
 
 @pytest.fixture(scope='session')
-def sample(tmp_path_factory, worker_id):
-    "Folder with `digits` (a bundle) and `digits.pkl` (its Learner), shared by all test processes."
+def once(tmp_path_factory, worker_id):
+    "A function: (name, make) → the folder that `make` made once for all test processes."
     base = tmp_path_factory.getbasetemp()
-    folder = (base if worker_id == 'master' else base.parent)/'sample'
-    folder.mkdir(exist_ok=True)
-    with FileLock(str(folder)+'.lock'):
-        if not (folder/'done').exists():
-            _make_sample(folder)
-            (folder/'done').touch()
-    return folder
+    base = base if worker_id == 'master' else base.parent
+    def _once(name, make):
+        with FileLock(base/f'{name}.lock'):
+            if not (done := base/f'{name}.done').exists():
+                shutil.rmtree(base/name, ignore_errors=True)
+                make(base/name)
+                done.touch()
+        return base/name
+    return _once
+
+@pytest.fixture(scope='session')
+def sample(once):
+    "Folder with `digits` (a bundle) and `digits.pkl` (its Learner), shared by all test processes."
+    return once('sample', _make_sample)
 
 @pytest.fixture(scope='session')
 def digits_bundle(sample):

@@ -1,4 +1,4 @@
-"""Pictures of every kind that a model may be handed, made on the spot, and `open_image` held against fastai on them.
+"""Images of every kind that a model may be handed, made on the spot, and `open_image` held against fastai on them.
 
 test_inputs.py asserts what `compare` finds, and nbs/50_inputs.ipynb prints it."""
 import io, struct, warnings, zlib
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from attack.images import card as gradient, chunk, save
 from fastai.vision.core import PILImage, PILImageBW
 from PIL import Image
 
@@ -15,20 +16,17 @@ from fastai_deploy.run.image import FORMATS, open_image
 from fastai_deploy.run.basics import ImageError
 
 class PILImageA(PILImage):
-    "A picture with transparency: fastai has no class for it, its users write this one."
+    "An image with transparency: fastai has no class for it, its users write this one."
     _open_args = {'mode': 'RGBA'}
 
-MODES = dict(RGB=PILImage, L=PILImageBW, RGBA=PILImageA) # mode of a Learner's pictures -> the class that opens them
+MODES = dict(RGB=PILImage, L=PILImageBW, RGBA=PILImageA) # mode of a Learner's images -> the class that opens them
 SOURCES = 'path', 'bytes', 'file', 'PIL', 'array'
 
-# --- pictures
+# --- images
 
 def card(w=48, h=32):
     "A colourful gradient with noise in one half: no two neighbours alike there."
-    y, x = np.mgrid[:h, :w]
-    a = np.stack([x*255//w, y*255//h, 255 - x*255//w], -1)
-    noise = np.random.default_rng(0).integers(0, 256, a.shape)
-    return Image.fromarray(np.where((x < w//2)[..., None], a, noise).astype(np.uint8))
+    return gradient('RGB', w, h)
 
 def in_mode(mode, w=48, h=32):
     "The card in any of Pillow's modes, its transparency a gradient too."
@@ -36,18 +34,10 @@ def in_mode(mode, w=48, h=32):
     if mode in ('LA', 'RGBA'):
         im = im.convert(mode)
         im.putalpha(ramp)
-    elif mode == 'PA': im = im.convert('P').convert('PA')
-    elif mode == 'I;16': im = Image.fromarray(np.asarray(im.convert('L')).astype(np.uint16)*257)
     elif mode == 'F': im = Image.fromarray(np.asarray(im.convert('L')).astype(np.float32)*1.1 - 9)
-    else: im = im.convert(mode)
+    else: im = gradient(mode, w, h)
     assert im.mode == mode
     return im
-
-def save(im, kind, **kw):
-    "Picture `im` as the bytes of a file."
-    f = io.BytesIO()
-    im.save(f, kind, **kw)
-    return f.getvalue()
 
 def saved(mode, kind, **kw): return lambda: save(in_mode(mode), kind, **kw)
 
@@ -60,8 +50,6 @@ ADAM7 = (0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1
 
 def png(a, colour, bits=8, interlaced=True, palette=None):
     "A PNG from array [h,w] or [h,w,c], written by hand: Pillow writes neither interlaced nor 16-bit colour ones."
-    def chunk(kind, data):
-        return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
     def row(o): return (np.packbits(o > 0) if bits == 1 else o.astype(f'>u{bits//8}')).tobytes()
     passes = [a[y::dy, x::dx] for x, y, dx, dy in (ADAM7 if interlaced else [(0, 0, 1, 1)])]
     pixels = b''.join(b'\0' + row(o) for p in passes if p.size for o in p)
@@ -84,7 +72,7 @@ def turned(kind, o):
     exif[0x112] = o
     return save(card(), kind, exif=exif)
 
-# --- what is no picture, and what claims to be a giant
+# --- what is no image, and what claims to be a giant
 
 def patched_png(w, h):
     "The card's PNG with `w` x `h` in the header."
@@ -117,12 +105,12 @@ def patched_webp(w, h):
     return bytes(b)
 
 def icon(w, h):
-    "A Windows icon said to be 48 x 48, whose one picture is a PNG that says `w` x `h`."
+    "A Windows icon said to be 48 x 48, whose one image is a PNG that says `w` x `h`."
     pic = patched_png(w, h)
     return struct.pack('<3H4B2H2I', 0, 1, 1, 48, 48, 0, 0, 1, 32, len(pic), 22) + pic
 
 def mac_icon(w, h):
-    "A Mac icon said to be 128 x 128, whose one picture is a PNG that says `w` x `h`."
+    "A Mac icon said to be 128 x 128, whose one image is a PNG that says `w` x `h`."
     pic = patched_png(w, h)
     return b'icns' + struct.pack('>I', 16 + len(pic)) + b'ic07' + struct.pack('>I', 8 + len(pic)) + pic
 
@@ -232,7 +220,7 @@ GROUPS = list(dict.fromkeys(o.group for o in ROWS))
 # --- the comparison
 
 def fastai_opens(x, mode):
-    "fastai's picture from path `x`, or its exception. For a PIL image: what the same route makes of it."
+    "fastai's image from path `x`, or its exception. For a PIL image: what the same route makes of it."
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')    # Pillow's, about palettes and sizes
         try: return x.convert(mode) if isinstance(x, Image.Image) else MODES[mode].create(x)
@@ -250,12 +238,12 @@ def given(x, want, path):
     return res + ([] if isinstance(want, Exception) else [('array', np.asarray(want))])
 
 def differ(a, b):
-    "Number of bytes in which two pictures differ: all of them if they are of another size or mode."
+    "Number of bytes in which two images differ: all of them if they are of another size or mode."
     if (a.mode, tuple(a.size)) != (b.mode, tuple(b.size)): return a.size[0]*a.size[1]*len(a.getbands())
     return int((np.asarray(a) != np.asarray(b)).sum())
 
 def outcome(want, x, mode, formats=FORMATS):
-    "Bytes that differ from fastai's picture `want`, 'refused' (by both), 'limit' (by us alone), or what went wrong."
+    "Bytes that differ from fastai's image `want`, 'refused' (by both), 'limit' (by us alone), or what went wrong."
     try: got = open_image(x, mode, formats=formats)
     except ImageError as e:
         if '\n' in str(e) or ': ' not in str(e): return f'no reason in one line: {e!r}'

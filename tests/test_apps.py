@@ -1,7 +1,5 @@
 "The programs in other languages, as they are copied; `make apps` builds and runs them."
-import json
-import shutil
-import subprocess
+import json, shutil, subprocess
 from pathlib import Path
 
 import pytest

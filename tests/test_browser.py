@@ -69,7 +69,7 @@ def served(*args, **kwargs):
     finally: page.close(verbose=False)
 
 def shot(tab, name):
-    "Keep a picture of the page where the caller wants one."
+    "Keep an image of the page where the caller wants one."
     if d := os.environ.get('FASTAI_DEPLOY_SHOTS'): tab.screenshot(path=os.path.join(d, f'{name}.png'), full_page=True)
 
 @pytest.mark.parametrize('width,height', [(1280, 900), (390, 844)], ids=['desk', 'phone'])
@@ -100,7 +100,7 @@ def test_examples(browser, site, digits_bundle):
     tab.close()
 
 def test_bad_picture(browser, site, picture, tmp_path):
-    "The reason is shown, with the file's own name; the next picture is answered."
+    "The reason is shown, with the file's own name; the next image is answered."
     tab = visit(browser, site)
     (tmp_path/'page.jpg').write_text('<html>not found</html>', encoding='utf-8')
     tab.set_input_files(UPLOAD, tmp_path/'page.jpg')

@@ -1,12 +1,5 @@
 "Bundle files from strangers, among other files, in the Hub's cache, and overwritten while somebody reads."
-import json
-import os
-import re
-import shutil
-import subprocess
-import sys
-import threading
-import zipfile
+import json, os, re, shutil, subprocess, sys, threading, zipfile
 from pathlib import Path
 from unittest.mock import patch
 

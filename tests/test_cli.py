@@ -14,7 +14,7 @@ def cli(*args, code=RUN, **kwargs):
 
 @pytest.fixture(scope='module')
 def photos(tmp_path_factory):
-    "Three pictures, one of them two folders down, and a file that is none."
+    "Three images, one of them two folders down, and a file that is none."
     from fastai_deploy.samples.digits import digits
     d = tmp_path_factory.mktemp('photos')
     (d/'deep'/'er').mkdir(parents=True)
@@ -127,7 +127,7 @@ def toy(path, task, vocab=('red', 'green', 'blue'), why='a toy', threshold=None)
 
 @pytest.fixture(scope='module')
 def toys(tmp_path_factory):
-    "A folder with a toy bundle for each task, and pictures left red and right blue."
+    "A folder with a toy bundle for each task, and images left red and right blue."
     from PIL import Image
     d = tmp_path_factory.mktemp('toys')
     for task in 'classification regression points segmentation image_to_image'.split(): toy(d/task, task)
@@ -161,7 +161,7 @@ def test_tasks(toys, task):
     else: np.testing.assert_allclose([float(v) for v in first[1:]], np.ravel([*p.to_dict().values()]), rtol=1e-6)
 
 def test_saved_masks(toys, tmp_path):
-    "Class numbers, at the net's size and the picture's; nothing is overwritten unasked."
+    "Class numbers, at the net's size and the image's; nothing is overwritten unasked."
     from PIL import Image
     out = tmp_path/'masks'
     args = 'predict', toys/'segmentation', toys/'photos', '-o', out
@@ -175,7 +175,7 @@ def test_saved_masks(toys, tmp_path):
     assert [int(mask[y, x]) for y, x in ((30, 5), (30, 55), (3, 5), (57, 55))] == [0, 2, 255, 255]
 
 def test_saved_pictures(toys, tmp_path):
-    "Pictures need a place; two inputs of one name do not meet there."
+    "Images need a place; two inputs of one name do not meet there."
     from PIL import Image
     model, photo = toys/'image_to_image', toys/'photos'/'half.png'
     assert '--output' in cli('predict', model, photo).stderr
@@ -350,13 +350,13 @@ LEARNER = {'split_idx=', 'axis=', 'thresh=', 'method=', 'detach=', 'outside=',  
 
 def test_errors_speak_the_command_line():
     "Each parameter in an error of the library has an option in its place, and there is such an option."
-    from fastai_deploy.serve.cli import _shell, make_parser
+    from fastai_deploy.serve.cli import in_flags, make_parser
     found = [*messages()]
     subs = next(o for o in make_parser()._actions if hasattr(o.choices, 'values')).choices.values()
     options = {o for sub in subs for a in sub._actions for o in a.option_strings}
     assert len(found) > 20 and all('Python' not in o for _, o in found)
     for file, text in found:
-        said = _shell(text)
+        said = in_flags(text)
         assert {*re.findall(HINT, said)} <= LEARNER, f'{file}: {said}'
         assert {*re.findall(r'(?<![\w-])--[\w-]+', said)} <= options, f'{file}: {said}'
 

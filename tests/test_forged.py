@@ -1,6 +1,5 @@
 "A proof that was tampered with: every golden that says something else is found, whatever bundle.json says of hashes."
-import json
-import shutil
+import json, shutil
 
 import pytest
 
@@ -8,7 +7,7 @@ import fastai_deploy as fd
 from fastai_deploy.run.bundle import open_bundle
 from fastai_deploy.run.write_bundle import write_bundle
 from fastai_deploy.run.goldens import golden_traces
-from fastai_deploy.run.loading import _telling
+from fastai_deploy.run.loading import telling
 
 def resealed(bundle, out, files):
     "A copy of a bundle with other files, its hashes made anew."
@@ -62,7 +61,7 @@ def test_forged(digits_bundle, tmp_path, what, where):
 def test_load_looks_at_the_answer(digits_bundle, tmp_path, what):
     "Of the golden of which the net is least sure."
     b, entries = open_bundle(digits_bundle), golden_json(digits_bundle)
-    file, _ = _telling(b.spec, golden_traces(b))
+    file, _ = telling(b.spec, golden_traces(b))
     FORGED[what](next(d for d in entries if d['file'] == file))
     bad = resealed(digits_bundle, tmp_path/'bad', {'golden/golden.json': json.dumps(entries).encode()})
     with pytest.raises(fd.ParityError): fd.load(bad)

@@ -1,6 +1,5 @@
 "What a model may be: the walk over the protobuf against its corpus, real graphs, and the exporters' own source."
-import re
-import sys
+import re, sys
 from pathlib import Path
 
 import numpy as np

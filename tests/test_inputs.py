@@ -1,4 +1,4 @@
-"Pictures of every kind: what fastai opens, `open_image` opens to the same bytes; the rest is refused with its reason."
+"Images of every kind: what fastai opens, `open_image` opens to the same bytes; the rest is refused with its reason."
 import io, tracemalloc, warnings
 
 import numpy as np
@@ -16,7 +16,7 @@ from fastai_deploy.run.basics import ImageError
 @pytest.mark.filterwarnings('ignore::UserWarning:PIL')   # what it says of a cut-off TIFF
 @pytest.mark.parametrize('row', ROWS, ids=lambda o: f'{o.group}: {o.name}')
 def test_as_fastai(row, tmp_path):
-    "No byte differs, whichever way the picture is handed over, and both refuse the same."
+    "No byte differs, whichever way the image is handed over, and both refuse the same."
     for mode in MODES:
         said, found = compare(row, mode, tmp_path)
         assert said and found
@@ -41,7 +41,7 @@ def test_on_request(row):
     assert differ(open_image(data, formats=(*FORMATS, row.name)), open_image(data, formats=None)) == 0
 
 def test_it_can_fail():
-    "A picture that is not as fastai's, one that only we refuse, and one that only fastai refuses, are all seen."
+    "An image that is not as fastai's, one that only we refuse, and one that only fastai refuses, are all seen."
     im = card()
     bgr = Image.fromarray(np.asarray(im)[..., ::-1])
     assert differ(im, bgr) == outcome(bgr, im, 'RGB') > 2000 and outcome(im, im, 'RGB') == 0
@@ -83,7 +83,7 @@ def test_bombs_are_refused_by_the_header(kind, monkeypatch):
     assert asked                                           # and a decoder would have been seen
 
 def test_the_limit_is_ours():
-    "A whole picture beyond the limit is refused, opened when the limit is raised, and without Pillow's warning."
+    "A whole image beyond the limit is refused, opened when the limit is raised, and without Pillow's warning."
     data = black()
     with warnings.catch_warnings():
         warnings.simplefilter('error')

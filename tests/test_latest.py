@@ -1,11 +1,11 @@
 "In the environment with the newest fastai and no nbdev: the sample model is trained, exported, verified and predicts."
-import importlib.util, json, subprocess
+import importlib.util, json
 from importlib.metadata import version
 
 import matrix
 import numpy as np
 import pytest
-from conftest import ROOT, run_python
+from conftest import ROOT, run_python, said
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
@@ -39,7 +39,7 @@ def test_predict(trained):
         np.testing.assert_allclose(p.probs, probs.numpy(), atol=1e-5)
 
 def test_squished_portraits(tmp_path):
-    "Pillow 13 takes many tall pictures through its two passes the other way round: so does a bundle made here."
+    "Pillow 13 takes many tall images through its two passes the other way round: so does a bundle made here."
     import fastai.vision.all as fv
     import PIL
 
@@ -69,8 +69,5 @@ def test_a_wrong_bundle_is_refused(trained, tmp_path):
 
 def test_outside(trained, tmp_path):
     "Its bundle runs without any of this."
-    r = subprocess.run([run_python(), '-I', ROOT/'tests'/'outside.py', trained[1]], cwd=tmp_path, capture_output=True,
-                       text=True, encoding='utf-8', timeout=300)
-    assert r.returncode == 0, r.stderr[-3000:]
-    said = json.loads(r.stdout.splitlines()[-1])
-    assert said['labels_equal'] and said['golden_difference'] <= 1e-5 and not said['tried']
+    o = json.loads(said(run_python(), '-I', ROOT/'tests'/'outside.py', trained[1], cwd=tmp_path).splitlines()[-1])
+    assert o['labels_equal'] and o['golden_difference'] <= 1e-5 and not o['tried']

@@ -1,14 +1,13 @@
 """Bundles made under two versions of Pillow give fastai's bytes and answers under all: a sample of `make matrix`.
 
 Each side that trains is made once for all test processes; a version of a package is downloaded once, into .matrix/."""
-import json, os, re, shutil, subprocess
+import json, os, re, shutil
 from collections import Counter
 
 import env as tools_env
 import matrix
 import pytest
-from conftest import ROOT, run_python
-from filelock import FileLock
+from conftest import ROOT, run_python, said
 from PIL import Image
 
 PILLOWS = matrix.for_python('pillow')
@@ -20,21 +19,11 @@ def online(f, *args):
     except LookupError as e: pytest.skip(str(e))
 
 @pytest.fixture(scope='session')
-def side(tmp_path_factory, worker_id):
+def side(once):
     "A function: version of Pillow → the folder that the side that trains made under it."
-    base = tmp_path_factory.getbasetemp()
-    base = (base if worker_id == 'master' else base.parent)/'matrix'
-    base.mkdir(exist_ok=True)
-    def once(name, make):
-        with FileLock(base/f'{name}.lock'):
-            if not (done := base/f'{name}.done').exists():
-                shutil.rmtree(base/name, ignore_errors=True)
-                make(base/name)
-                done.touch()
-        return base/name
     def _side(pillow):
-        pictures = once('pictures', matrix.make_pictures)
-        return once(pillow, lambda d: online(matrix.make_side, d, pillow, matrix.pictures_of(pictures)))
+        images = once('matrix-images', matrix.make_images)
+        return once(f'matrix-{pillow}', lambda d: online(matrix.make_side, d, pillow, matrix.images_of(images)))
     return _side
 
 def tried(folder, *versions): return online(matrix.run_side, folder, *versions)
@@ -61,7 +50,7 @@ def test_oldest_together(side):
     r = tried(side(TRAINED[0]), *((p, matrix.for_python(p)[0]) for p in matrix.VERSIONS))
     assert not matrix.faults(r), matrix.faults(r)
 
-def test_pictures(side):
+def test_images(side):
     "Tall ones and wide ones, even and odd, and some that are too thin."
     files = json.loads((side(TRAINED[0])/'made.json').read_text(encoding='utf-8'))['pictures']
     sizes = [Image.open(f).size for f in files]
@@ -71,7 +60,7 @@ def test_pictures(side):
 # --- that it can fail
 
 def part(side, folder, change=lambda made: None):
-    "A copy of a side with the tall pictures alone, its notes changed."
+    "A copy of a side with the tall images alone, its notes changed."
     shutil.copytree(side, folder)
     made = json.loads((folder/'made.json').read_text(encoding='utf-8'))
     tall = [i for i, f in enumerate(made['pictures']) if (s := Image.open(f).size)[1] > 1.4*s[0]]
@@ -165,12 +154,10 @@ print(h.hexdigest())
 
 def test_modes_and_orders():
     "Grey, colour and transparency, by every filter, in every order: the same bytes under every Pillow."
-    said = {}
+    digests = {}
     for v in PILLOWS:
         folder = matrix.installed('pillow', v)
         if folder is None: pytest.skip(f'Pillow {v} cannot be downloaded')
         env = dict(os.environ, PYTHONPATH=os.pathsep.join(map(str, [folder, ROOT])))
-        r = subprocess.run([run_python(), '-c', MODES], env=env, capture_output=True, text=True, timeout=300)
-        assert r.returncode == 0, r.stderr
-        said[v] = r.stdout
-    assert len(set(said.values())) == 1, said
+        digests[v] = said(run_python(), '-c', MODES, env=env)
+    assert len(set(digests.values())) == 1, digests

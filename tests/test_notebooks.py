@@ -1,23 +1,18 @@
 "Every notebook runs, each in a process of its own; what ran is counted, because a run of nothing looks like success."
 import json, os, re, subprocess, sys
-from configparser import ConfigParser
 
-import pytest
-import rules
+import pytest, rules
 from conftest import ROOT
+from env import settings
 
 NOTEBOOKS = rules.notebooks(ROOT)
 FLAGS = os.environ.get('FASTAI_DEPLOY_FLAGS', '').split()   # `slow` in `make test-slow`
 
-def skip_flags():
-    "Flags whose cells do not run."
-    ini = ConfigParser(delimiters=['='], interpolation=None)
-    ini.read(ROOT/'settings.ini', encoding='utf-8')
-    return set(ini['DEFAULT']['tst_flags'].split()) - set(FLAGS)
+SKIPPED = set(settings()['tst_flags'].split()) - set(FLAGS)    # flags whose cells do not run
 
 def should_run(path):
     "Ids of the cells that must run, read from the notebook itself."
-    off = '|'.join(sorted(skip_flags()) + [r'eval:\s*false']) or '(?!)'
+    off = '|'.join(sorted(SKIPPED) + [r'eval:\s*false']) or '(?!)'
     return [i for i, s, _ in rules.cells(path) if not re.search(rf'(?m)^\s*#\|\s*(?:{off})\s*$', s)]
 
 def run(path, *args):
@@ -55,4 +50,4 @@ def test_a_failing_notebook_fails(tmp_path):
 def test_a_skipped_cell_is_seen(tmp_path):
     path = write(tmp_path/'skip.ipynb', '#| slow\nx = 1', '#| eval: false\n1/0', 'y = 1')
     rc, ran, _ = run(path)
-    assert rc == 0 and ran == should_run(path) == ([] if 'slow' in skip_flags() else ['c0']) + ['c2']
+    assert rc == 0 and ran == should_run(path) == ([] if 'slow' in SKIPPED else ['c0']) + ['c2']

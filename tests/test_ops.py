@@ -6,15 +6,8 @@ pytest.importorskip('fastai.vision.all')
 import numpy as np
 import torch
 from fastai.vision.all import (
-    AffineCoordTfm,
-    CropPad,
-    IntToFloatTensor,
-    Normalize,
-    RandomResizedCrop,
-    RandomResizedCropGPU,
-    RatioResize,
-    Resize,
-    imagenet_stats,
+    AffineCoordTfm, CropPad, IntToFloatTensor, Normalize, RandomResizedCrop, RandomResizedCropGPU, RatioResize,
+    Resize, imagenet_stats,
 )
 from PIL import Image, ImageOps
 
@@ -40,8 +33,7 @@ class Invert: pass
 
 def captured(known, tfms):
     "op name -> op, as capture writes each transform down."
-    ops = [known[type(t)](t) for t in tfms]
-    return {o['op']: o for o in ops}
+    return {o['op']: o for o in (known[type(t)](t) for t in tfms)}
 
 
 @pytest.mark.filterwarnings('ignore:RatioResize')

@@ -1,16 +1,16 @@
 "The package from outside: built as a wheel, installed beside numpy, Pillow and onnxruntime alone, running a bundle."
-import json, os, subprocess, zipfile
+import json, os, subprocess, sys, zipfile
 
 import env as tools_env
 import numpy as np
 import pytest
-from conftest import ROOT, run_python
+from conftest import ROOT, run_python, said
 
 MAY_BE_THERE = ('torch', 'torchvision', 'fastai', 'fastcore', 'timm', 'nbdev', 'onnx', 'onnxscript', 'safetensors')
 
 @pytest.fixture(scope='module')
 def photos(tmp_path_factory):
-    "A few of the sample's pictures."
+    "A few of the sample's images."
     from fastai_deploy.samples.digits import digits
     files = sorted(digits().rglob('*.jpg'))[::90]
     out = tmp_path_factory.mktemp('photos')
@@ -21,10 +21,8 @@ def photos(tmp_path_factory):
 def outside(digits_bundle, photos):
     "What tests/outside.py says over there."
     env = {k: v for k, v in os.environ.items() if not k.startswith('PYTHON')}
-    r = subprocess.run([run_python(), '-I', ROOT/'tests'/'outside.py', digits_bundle, photos], cwd=photos, env=env,
-                       capture_output=True, text=True, encoding='utf-8', timeout=300)
-    assert r.returncode == 0, r.stdout[-2000:] + r.stderr[-4000:]
-    return json.loads(r.stdout.splitlines()[-1])
+    out = said(run_python(), '-I', ROOT/'tests'/'outside.py', digits_bundle, photos, cwd=photos, env=env)
+    return json.loads(out.splitlines()[-1])
 
 def test_environment_is_bare(outside):
     assert not set(MAY_BE_THERE) & set(outside['installed'])
@@ -41,7 +39,7 @@ def test_goldens(outside):
     assert outside['goldens'] >= 3 and outside['labels_equal'] and outside['golden_difference'] <= 1e-5
 
 def test_same_as_the_learner(outside, digits_learner):
-    "The Learner's own answers on the same pictures."
+    "The Learner's own answers on the same images."
     assert len(outside['predictions']) >= 10
     with digits_learner.no_bar(), digits_learner.no_logging():
         for p in outside['predictions']:
@@ -53,48 +51,46 @@ def test_train_side_says_what_is_missing(digits_bundle, tmp_path):
     "There, `fd.export` is one readable error with the way out, not a traceback about torch."
     code = ('import fastai_deploy as fd\ntry: fd.export(None, "x")\n'
             'except ImportError as e: print(type(e).__name__, e)')
-    r = subprocess.run([run_python(), '-I', '-c', code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert r.stdout.startswith('MissingExtraError') and 'fastai_deploy[export]' in r.stdout, r.stdout + r.stderr
+    out = said(run_python(), '-I', '-c', code, cwd=tmp_path)
+    assert out.startswith('MissingExtraError') and 'fastai_deploy[export]' in out
+
+def command(*args, cwd):
+    "What the installed `fastai-deploy` command says."
+    return said(run_python().parent/('fastai-deploy.exe' if os.name == 'nt' else 'fastai-deploy'), *args, cwd=cwd)
 
 def test_command_line_there(digits_bundle, photos, tmp_path):
     "The installed `fastai-deploy` command answers too."
-    cmd = run_python().parent/('fastai-deploy.exe' if os.name == 'nt' else 'fastai-deploy')
-    r = subprocess.run([cmd, 'predict', digits_bundle, next(photos.glob('*.jpg')), '--json'], cwd=tmp_path,
-                       capture_output=True, text=True, encoding='utf-8', timeout=120)
-    assert r.returncode == 0 and json.loads(r.stdout), r.stdout + r.stderr
+    assert json.loads(command('predict', digits_bundle, next(photos.glob('*.jpg')), '--json', cwd=tmp_path))
 
 def test_app_command(digits_bundle, tmp_path):
     "The installed package has the programs in other languages inside."
-    cmd = run_python().parent/('fastai-deploy.exe' if os.name == 'nt' else 'fastai-deploy')
-    r = subprocess.run([cmd, 'app', 'node', digits_bundle, '-o', 'my app'], cwd=tmp_path, capture_output=True,
-                       text=True, encoding='utf-8', timeout=120)
+    out = command('app', 'node', digits_bundle, '-o', 'my app', cwd=tmp_path)
     about = json.loads((tmp_path/'my app'/'app.json').read_text(encoding='utf-8'))
-    assert r.returncode == 0 and r.stdout.splitlines()[-2:] == [about['build'], about['run']], r.stdout + r.stderr
+    assert out.splitlines()[-2:] == [about['build'], about['run']]
+
+def with_telemetry(own, code, tmp_path):
+    "What some code says where the user has set `ORT_DISABLE_TELEMETRY`, or has not."
+    env = {k: v for k, v in os.environ.items() if k != 'ORT_DISABLE_TELEMETRY'}
+    if own: env['ORT_DISABLE_TELEMETRY'] = own
+    return said(run_python(), '-I', '-c', code, cwd=tmp_path, env=env).split()
 
 @pytest.mark.parametrize('own', [None, '0'])
 def test_no_telemetry(own, tmp_path):
     "onnxruntime is told to collect nothing, before it is loaded, unless the user has decided otherwise."
-    env = {k: v for k, v in os.environ.items() if k != 'ORT_DISABLE_TELEMETRY'}
-    if own: env['ORT_DISABLE_TELEMETRY'] = own
     code = 'import fastai_deploy, os, sys; print(os.environ["ORT_DISABLE_TELEMETRY"], "onnxruntime" in sys.modules)'
-    r = subprocess.run([run_python(), '-I', '-c', code], cwd=tmp_path, env=env, capture_output=True, text=True)
-    assert r.stdout.split() == [own or '1', 'False'], r.stdout + r.stderr
+    assert with_telemetry(own, code, tmp_path) == [own or '1', 'False']
 
 @pytest.mark.parametrize('own', [None, '0'])
 def test_telemetry_of_one_that_was_there(own, tmp_path):
     "An onnxruntime that was imported before us is told, too; not if the user has decided otherwise."
-    env = {k: v for k, v in os.environ.items() if k != 'ORT_DISABLE_TELEMETRY'}
-    if own: env['ORT_DISABLE_TELEMETRY'] = own
     code = ('import onnxruntime as ort\ncalled, real = [], ort.disable_telemetry_events\n'
             'def watch(): called.append(1); real()\n'
             'ort.disable_telemetry_events = watch\nimport fastai_deploy\nprint(called)')
-    r = subprocess.run([run_python(), '-I', '-c', code], cwd=tmp_path, env=env, capture_output=True, text=True)
-    assert r.stdout.strip() == ('[]' if own else '[1]'), r.stdout + r.stderr
+    assert with_telemetry(own, code, tmp_path) == ['[]' if own else '[1]']
 
 def test_wheel(tmp_path):
     "What a wheel holds: the modules and the schema, and the command."
-    whl = tools_env.build_wheel(tmp_path)
-    names = set(zipfile.ZipFile(whl).namelist())
+    names = set(zipfile.ZipFile(tools_env.build_wheel(tmp_path)).namelist())
     have = {p.relative_to(ROOT).as_posix() for p in (ROOT/'fastai_deploy').rglob('*') if p.suffix in ('.py', '.json')}
     have |= {o.replace('apps/', 'fastai_deploy/_apps/', 1) for o in tools_env.app_files()}
     assert have == {o for o in names if o.startswith('fastai_deploy/')}
@@ -108,8 +104,6 @@ def test_skips_are_failures_in_ci(pytester_project):
 @pytest.fixture
 def pytester_project(tmp_path):
     "Runs three tests under our conftest: one passes, one skips, one may skip. (passed, failed, skipped)."
-    import sys
-
     from check import counts
     (tmp_path/'conftest.py').write_text((ROOT/'tests'/'conftest.py').read_text(encoding='utf-8'), encoding='utf-8')
     (tmp_path/'test_x.py').write_text('import pytest\ndef test_a(): pass\ndef test_b(): pytest.skip("no tool")\n'

@@ -1,15 +1,14 @@
 "What `import fastai_deploy` gives, and what it costs."
-import json, subprocess, sys
+import json, sys
 
 import pytest
+from conftest import said
 
 import fastai_deploy as fd
 
 def python(code):
     "The JSON that `code` prints in a fresh process."
-    r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, encoding='utf-8', timeout=120)
-    assert r.returncode == 0, r.stderr
-    return json.loads(r.stdout)
+    return json.loads(said(sys.executable, '-c', code))
 
 def test_import_is_light():
     "Nothing of ours, and nothing heavy, is imported before it is used."

@@ -1,9 +1,8 @@
-"""The item ops as ONNX, against Pillow: every op, filter and padding on random pictures, 0 bytes different. And the two
+"""The item ops as ONNX, against Pillow: every op, filter and padding on random images, 0 bytes different. And the two
 outputs for programs: what the net saw of the photo, and the finished answer; both as Python has them, bit for bit.
 
-FASTAI_DEPLOY_PIXELS sets how many pictures each variant gets; every run has the same ones."""
-import os
-import zlib
+FASTAI_DEPLOY_PIXELS sets how many images each variant gets; every run has the same ones."""
+import os, zlib
 
 import numpy as np
 import pytest
@@ -149,8 +148,7 @@ def echo_spec(task, item, batch=NORM, mode='RGB'):
     size = item_size(item)
     shape = [len(mode), *SHAPES[task][1:]] if task == 'image_to_image' else SHAPES[task]
     return Spec(Input(size and list(size), mode), item, batch if size else NORM[:1],
-                dict(source='opaque', why='a toy'),
-                Output(shape, 'identity', NAMES[task]), task=task)
+                dict(source='opaque', why='a toy'), Output(shape, 'identity', NAMES[task]), task=task)
 
 def seen(spec, h, w):
     o = window([*spec.item, *spec.batch], (h, w))

@@ -2,8 +2,7 @@
 import base64, json, shutil, subprocess, sys
 from pathlib import Path
 
-import pytest
-import rules
+import pytest, rules
 from conftest import ROOT
 
 @pytest.mark.parametrize('rule', rules.RULES, ids=lambda o: o.__name__)

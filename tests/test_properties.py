@@ -1,4 +1,4 @@
-"""Random pictures through random transforms: item ops byte for byte as in fastai, batch ops within 1e-5.
+"""Random images through random transforms: item ops byte for byte as in fastai, batch ops within 1e-5.
 
 FASTAI_DEPLOY_EXAMPLES sets how many item cases there are (a fifth as many batch cases); every run has the same ones."""
 import os
@@ -69,7 +69,7 @@ chains = st.one_of(st.tuples(final), st.tuples(final), st.tuples(ratio_resize), 
                    st.tuples(crop_pad, resize), st.tuples(resize, resize, inactive))
 
 def fastai_item(tfms, im):
-    "(validation DataLoader with these item transforms, what it makes of a picture or its exception)."
+    "(validation DataLoader with these item transforms, what it makes of an image or its exception)."
     dl = TfmdDL(One([(im,)]), bs=1, num_workers=0, after_item=[*tfms, ToTensor()])
     dl.before_iter()
     with patch('random.random', lambda: .5):           # RatioResize rolls dice at validation
@@ -98,7 +98,7 @@ def item_case(tfms, wh, mode, seed):
     return 'equal'
 
 def test_item_transforms():
-    "No byte differs from what fastai's own DataLoader makes of a picture at validation."
+    "No byte differs from what fastai's own DataLoader makes of an image at validation."
     seen = Counter()
     @examples(EXAMPLES)
     @given(chains, pair, st.sampled_from(['RGB', 'RGB', 'L', 'RGBA']), st.integers(0, 2**32-1))

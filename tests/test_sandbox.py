@@ -9,9 +9,8 @@ from fastai_deploy.run.loading import try_out
 
 def python(code, folder, **kw):
     "Run Python code in a folder, and wait."
-    env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(folder), *sys.path]))
-    return subprocess.run([sys.executable, '-c', code], cwd=folder, env=env, capture_output=True, text=True, timeout=99,
-                          **kw)
+    kw |= dict(cwd=folder, env=dict(os.environ, PYTHONPATH=os.pathsep.join([str(folder), *sys.path])))
+    return subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=99, **kw)
 
 APP = '''
 import fastai_deploy as fd

@@ -19,7 +19,7 @@ from fastai_deploy.learner.capture import capture
 from fastai_deploy.learner.source import find_path, opener, sources
 from fastai_deploy.learner.tfms import batch_ops
 from fastai_deploy.learner.verify import valid_items
-from test_tasks import CODES, dataloaders, files, fit, mask, norm  # noqa: F401
+from test_tasks import CODES, dataloaders, files, fit, mask, norm, reloaded  # noqa: F401
 from torch import nn
 
 class Small(nn.Module):
@@ -40,12 +40,6 @@ def block_learner(files, image=fv.ImageBlock, get_x=None, item=None, get_y=fv.pa
     block = fv.DataBlock((image, fv.CategoryBlock), get_items=lambda _: files if items is None else items, get_x=get_x,
                          get_y=get_y, splitter=fv.RandomSplitter(seed=0), item_tfms=item or fv.Resize(32))
     return small(block.dataloaders(None, bs=8, num_workers=0), **kwargs)
-
-def reloaded(learn, tmp_path):
-    "The Learner as `load_learner` gives it: without images."
-    learn.path = tmp_path
-    learn.export('learn.pkl')
-    return fv.load_learner(tmp_path/'learn.pkl')
 
 def said(f, *args, **kwargs):
     "(what `f` gives, its warnings)."

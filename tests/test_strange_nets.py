@@ -36,7 +36,7 @@ class Twice(nn.Module):
     def forward(self, w): return w*2
 
 class Centred(nn.Module):
-    "What a picture has more than the average of its batch."
+    "What an image has more than the average of its batch."
     def forward(self, x): return x - x.mean(0, keepdim=True)
 
 class Detour(nn.Module):
@@ -147,14 +147,14 @@ def test_unet(change):
     with torch.no_grad(): assert torch.equal(copy(x), model(x).as_subclass(torch.Tensor))
 
 def test_unet_hook_lost(files):  # noqa: F811
-    "A layer with a skip was replaced: fastai goes on with an old picture's, so there is nothing to export."
+    "A layer with a skip was replaced: fastai goes on with an old image's, so there is nothing to export."
     dls = dataloaders(files, fv.MaskBlock(CODES), mask)
     learn = fv.unet_learner(dls, partial(timm.create_model, 'test_resnet'), pretrained=False)
     learn.model.layers[0][2] = nn.ReLU6()
     with pytest.raises(fd.UnsupportedError, match="'layers.7' of the U-Net waits for a layer of the encoder"):
         capture(learn)
 
-# --- a picture alone, and among others
+# --- an image alone, and among others
 
 def small(*more, n_out=4):
     "A small net; `more` goes before its last layer."
@@ -180,7 +180,7 @@ def test_batch(tmp_path, net, said):
     assert '\n' not in str(e.value) and not list(tmp_path.iterdir())
 
 def test_batch_honest(tmp_path):
-    "Batch norm in evaluation, attention, group norm: all of them ask the picture alone."
+    "Batch norm in evaluation, attention, group norm: all of them ask the image alone."
     attention = nn.Unflatten(1, (1, 8)), nn.TransformerEncoderLayer(8, 2, 8, batch_first=True), nn.Flatten()
     for net in (small(), small(*attention), small(nn.GroupNorm(2, 8))):
         export_onnx(OPS, net.eval(), tmp_path/'m.onnx', (32, 32))

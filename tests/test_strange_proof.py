@@ -12,7 +12,7 @@ import fastai_deploy as fd
 import torch
 from fastai_deploy.serve.formats import facts
 from fastai_deploy.learner.verify import valid_items
-from test_strange_inputs import Small, block_learner, reloaded, said, thumbs
+from test_strange_inputs import Small, Upright, block_learner, reloaded, said, thumbs
 from test_tasks import dataloaders, files, fit, value  # noqa: F401
 from torch import nn
 
@@ -71,7 +71,7 @@ def test_one_class(files, tmp_path):
 # --- noise
 
 class Rounds(nn.Module):
-    "Loses most of its digits: in float32, a large constant leaves little room beside it."
+    "Loses most of its digits: in float32, a large constant leaves few digits beside it."
     def forward(self, x): return (x + 3e4) - 3e4
 
 def test_noise_is_stated(files, tmp_path):
@@ -182,11 +182,6 @@ def test_mapped_paths(with_thumbs, tmp_path):
         with learn.no_bar(), learn.no_logging(): want = learn.predict(p)
         np.testing.assert_allclose(model.predict(thumbs(p)).probs, want[2].numpy(), atol=1e-5)
     assert any('get_x' in o for _, lines in facts(model.bundle) for o in lines)
-
-class Upright(fv.PILImage):
-    "As a camera meant it."
-    @classmethod
-    def create(cls, fn, **kwargs): return cls(ImageOps.exif_transpose(Image.open(fn)).convert('RGB'))
 
 def test_turned_images(files, tmp_path):
     learn = block_learner(files, fv.ImageBlock(Upright))

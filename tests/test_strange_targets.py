@@ -1,10 +1,10 @@
 "Targets and loss functions that are not fastai's own: the answer of `learn.predict`, or a refusal that says why."
-import subprocess, sys
+import sys
 
 import numpy as np
 import pytest
 import test_tasks
-from conftest import ROOT
+from conftest import ROOT, said
 from test_tasks import dataloaders, fit, fv, mask, plain, refused, value
 
 import fastai_deploy as fd
@@ -320,8 +320,7 @@ def pickles(tmp_path_factory):
     (folder/'make.py').write_text(MAKE, encoding='utf-8')
     path = [str(o) for o in (folder, ROOT/'tests', *sys.path)]
     code = f'import sys; sys.path[:0] = {path!r}; sys.argv = ["make.py", *sys.argv[1:]]; exec(open("make.py").read())'
-    r = subprocess.run([sys.executable, '-c', code, *LACKING, 'our_metric'], cwd=folder, capture_output=True, text=True)
-    assert r.returncode == 0, r.stderr[-3000:]
+    said(sys.executable, '-c', code, *LACKING, 'our_metric', cwd=folder)
     (folder/'gone.py').unlink()
     return folder
 

@@ -1,12 +1,12 @@
 "The project's own tools: environments, the sum of a run, README and pages from notebooks."
-import json, re, subprocess, sys
+import json, re, sys
 
 import check
 import docs
 import env as tools_env
 import pytest
 import readme
-from conftest import ROOT
+from conftest import ROOT, said
 
 def test_requirement_lists():
     "The run side gets three packages and no more; the newest fastai comes without nbdev."
@@ -35,9 +35,8 @@ def test_environment_is_reused_until_asked_for_something_else(monkeypatch, tmp_p
 
 def test_setup_reads_settings():
     "setup.py gives pip what settings.ini says, without pkg_resources."
-    r = subprocess.run([sys.executable, 'setup.py', '--name', '--version', '--license'], cwd=ROOT, capture_output=True,
-                       text=True)
-    assert r.stdout.split()[-3:] == ['fastai_deploy', tools_env.settings()['version'], 'Apache-2.0'], r.stderr
+    out = said(sys.executable, 'setup.py', '--name', '--version', '--license', cwd=ROOT)
+    assert out.split()[-3:] == ['fastai_deploy', tools_env.settings()['version'], 'Apache-2.0']
     assert 'import pkg_resources' not in (ROOT/'setup.py').read_text(encoding='utf-8')
 
 @pytest.mark.parametrize('body,want', [
@@ -52,10 +51,10 @@ def test_a_run_that_wrote_nothing_has_failed(tmp_path): assert check.counts(tmp_
 def cell(source, *outputs, kind='code'): return dict(cell_type=kind, source=source, outputs=list(outputs))
 
 def test_readme_of_a_notebook(tmp_path):
-    said = dict(output_type='stream', name='stdout', text=['a ``` b\n'])
+    printed = dict(output_type='stream', name='stdout', text=['a ``` b\n'])
     table = dict(output_type='execute_result', data={'text/markdown': ['|a|'], 'text/plain': 'no'})
-    cells = [cell('# T [x](run/00_x.ipynb)', kind='markdown'), cell('#| echo: false\n1', table), cell('f()', said),
-             cell('#| hide\nx', said)]
+    cells = [cell('# T [x](run/00_x.ipynb)', kind='markdown'), cell('#| echo: false\n1', table), cell('f()', printed),
+             cell('#| hide\nx', printed)]
     (tmp_path/'nbs').mkdir()
     (tmp_path/'nbs'/'index.ipynb').write_text(json.dumps(dict(cells=cells)), encoding='utf-8')
     assert readme.render(tmp_path) == (f'{readme.NOTE}\n\n# T [x](nbs/run/00_x.ipynb)\n\n|a|\n\n```python\nf()\n```\n\n'

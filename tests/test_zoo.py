@@ -5,8 +5,7 @@ import pytest
 
 pytest.importorskip('fastai.vision.all')
 
-import timm
-import zoo
+import timm, zoo
 from conftest import ROOT
 
 # small ones, each put together in another way
@@ -94,5 +93,4 @@ def test_worker(tmp_path, capsys):
     run.stop()
     assert len(more) == 5 and capsys.readouterr().out.startswith('1/1 e')
 
-def test_make_target():
-    assert 'zoo:' in (ROOT/'Makefile').read_text(encoding='utf-8')
+def test_make_target(): assert 'zoo:' in (ROOT/'Makefile').read_text(encoding='utf-8')

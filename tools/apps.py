@@ -6,7 +6,7 @@ held against Pillow's. Then the command lines answer with points, masks and imag
     make apps ARGS="--table"                 all of them; writes nbs/reference/decoders.json, which the docs show
 
 A program whose language is not on this machine is skipped and says so; in CI it is installed, or the run fails. The
-pictures are the pets photos where there are some, else the digits; some are also saved as PNG files of every kind."""
+images are the pets photos where there are some, else the digits; some are also saved as PNG files of every kind."""
 import argparse, json, os, shutil, subprocess, sys, tempfile, time, warnings
 from pathlib import Path
 
@@ -17,14 +17,10 @@ from PIL import Image
 TABLE = ROOT/'nbs'/'reference'/'decoders.json'
 PETS = ROOT.parent/'shared'/'pets'/'images'
 TOOLS = dict(node=['node', 'npm'], web=['node', 'npm', 'chromium'], cpp=['g++', 'cmake'], java=['java', 'mvn'])
+CHROMIUM = 'chromium', 'chromium-browser', 'google-chrome'    # any browser of this kind will do
 PNG_MODES = 'RGB', 'RGBA', 'L', 'LA', 'P', '1'
 
 # --- what is needed
-
-def have(tool):
-    "Whether a program is on this machine; any browser of the Chromium kind will do."
-    names = ['chromium', 'chromium-browser', 'google-chrome'] if tool == 'chromium' else [tool]
-    return any(map(shutil.which, names))
 
 def install(packages):
     "Debian packages, where we may."
@@ -36,11 +32,13 @@ def install(packages):
 
 def missing(name, debian):
     "What keeps program `name` from being built here; in CI it is installed first."
-    lacking = [o for o in TOOLS.get(name, []) if not have(o)]
-    if os.environ.get('FASTAI_DEPLOY_CI') == '1': install([o for o in debian if lacking or o.startswith('lib')])
-    return [o for o in lacking if not have(o)]
+    def lacking():
+        return [o for o in TOOLS.get(name, []) if not any(map(shutil.which, CHROMIUM if o == 'chromium' else [o]))]
+    lack = lacking()
+    if os.environ.get('FASTAI_DEPLOY_CI') == '1': install([o for o in debian if lack or o.startswith('lib')])
+    return lacking()
 
-# --- a bundle and pictures
+# --- a bundle and images
 
 def pets_bundle(photos, path):
     "A bundle for 37 breeds, after a few steps of training, and the photos."
@@ -57,7 +55,7 @@ def pets_bundle(photos, path):
     return fd.export(learn, path, progress=False), photos
 
 def digits_bundle(path):
-    "The sample model's bundle, and some of its pictures."
+    "The sample model's bundle, and some of its images."
     import fastai_deploy as fd
     from fastai_deploy.samples.train import train_digits
     learn = train_digits()
@@ -76,8 +74,6 @@ def png_files(photos, folder):
     return sorted(folder.glob('*.png'))
 
 # --- points, masks and images
-
-TASKS = 'points', 'segmentation', 'image_to_image'
 
 def ink(photo):
     "Where a digit is drawn: bool [height, width]."
@@ -112,15 +108,12 @@ def task_bundle(task, path):
     with learn.no_bar(), learn.no_logging(): learn.fit(2, 3e-3)
     return fd.export(learn, path, goldens=3, weights=False, progress=False)
 
-def png(path):
-    "A file that a program saved."
+def other_numbers(path, want):
+    "How many numbers of a PNG file that a program saved are not those we want."
     with Image.open(path) as img:
-        if img.format != 'PNG' or img.mode not in ('L', 'RGB'): raise RuntimeError(f'{path}: {img.format}, {img.mode}')
-        return np.asarray(img)
-
-def other_pixels(got, want, path):
-    "How many pixels of two images differ."
-    if got.shape != want.shape: raise RuntimeError(f'{path}: of shape {got.shape}, not {want.shape}')
+        got = np.asarray(img)
+        if img.format != 'PNG' or img.mode not in ('L', 'RGB') or got.shape != want.shape:
+            raise RuntimeError(f'{path}: {img.format}, {img.mode}, of shape {got.shape}, not {want.shape}')
     return int((got != want).sum())
 
 def try_task(app, about, task, bundle, files, out):
@@ -128,20 +121,19 @@ def try_task(app, about, task, bundle, files, out):
     import fastai_deploy as fd
     model, names = fd.load(bundle, engine='pixels'), ' '.join(f'"{f}"' for f in files)
     run = f'{about["run"].removesuffix("photo.jpg")} --bundle "{bundle}" --json'
-    how = {'points': [''], 'segmentation': ['', '--original-size'], 'image_to_image': ['']}[task]
     far, other, size = 0., 0, 0
-    for i, more in enumerate(how):
+    for i, more in enumerate(['', '--original-size'] if task == 'segmentation' else ['']):
         save = f'-o "{out/task}-{i}" {more}' if task != 'points' else ''
         said = [json.loads(o) for o in sh(f'{run} {save} {names}', app).splitlines()]
         if [o.pop('path') for o in said] != [str(f) for f in files]: raise RuntimeError(f'{task}: other files')
         for f, o in zip(files, said):
             p, saved = model.predict(f), o.pop('output', None)
             if task == 'points':
-                far = max(far, float(np.abs(np.array(o['points']) - p.to_dict()['points']).max()))
+                far = max(far, np.abs(np.array(o['points']) - p.to_dict()['points']).max())
                 continue
             if o != p.to_dict(): raise RuntimeError(f'{f}: {o}, not {p.to_dict()}')
             want = p.original() if more else np.asarray(p.to_image())
-            other, size = other + other_pixels(png(saved), want, saved), size + want.size
+            other, size = other + other_numbers(saved, want), size + want.size
     if far > 1e-3 or other: raise RuntimeError(f'{task}: points off by {far:.1e}, {other} of {size} pixels differ')
     return f'{task}: {len(files)} files, ' + (f'points off by {far:.1e}' if task == 'points' else
                                                f'{other} of {size:,} numbers in the saved files differ')
@@ -195,25 +187,19 @@ def try_app(name, bundle, jpegs, pngs, tmp, tasks):
     built = time.time() - t
     sh(about['test'], app)
     said = answers(app, about, [*jpegs, *pngs], out)
-    model = fd.load(bundle, engine='pixels')
-    row = dict(app=name, decoder=about['decoder'], jpeg=compare(model, jpegs, said, out),
-               png=compare(model, pngs, said, out))
-    print(f'{name}: built in {built:.0f} s, tests passed; {describe(row)}', flush=True)
+    model, row = fd.load(bundle, engine='pixels'), dict(app=name, decoder=about['decoder'])
+    print(f'{name}: built in {built:.0f} s, tests passed')
+    for kind, files in dict(jpeg=jpegs, png=pngs).items():
+        o = row[kind] = compare(model, files, said, out)
+        print(f"  {o['files']} {kind} files: {o['differ']} of {o['bytes']:,} bytes differ (by up to {o['most']})"
+              f", probabilities by up to {o['probability']:.1e}, labels equal on {o['labels_equal']}", flush=True)
     if row['png']['differ']: raise RuntimeError(f'{name}: a lossless file must be decoded without loss')
     if 'goldens' in about:   # a command line, which takes any bundle
-        t = time.time()
         for task, other in tasks.items():
             sh(about['goldens'], app, BUNDLE=str(other))
             said = try_task(app, about, task, other, [*jpegs[:4], *pngs[:4]], out)
             print(f'  {said}, goldens reproduced', flush=True)
-        print(f'  in {time.time() - t:.0f} s', flush=True)
     return row
-
-def describe(row):
-    "A row in words."
-    say = lambda k, o: (f"{o['files']} {k} files: {o['differ']} of {o['bytes']:,} bytes differ (by up to {o['most']}), "
-                        f"probabilities by up to {o['probability']:.1e}, labels equal on {o['labels_equal']}")
-    return f"{say('JPEG', row['jpeg'])}; {say('PNG', row['png'])}"
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -224,26 +210,24 @@ def main():
     warnings.filterwarnings('ignore', category=FutureWarning)   # torch's, about itself
     warnings.filterwarnings('ignore', message='the net is exported as it is')
     from fastai_deploy.serve.programs import app_names, apps_folder
-    t, rows, failed, skipped, pets = time.time(), [], [], [], sorted(PETS.glob('*.jpg'))
+    t, rows, failed, skipped, pets = time.time(), [], 0, 0, sorted(PETS.glob('*.jpg'))
     with tempfile.TemporaryDirectory(prefix='apps-') as tmp:
         tmp = Path(tmp)
         bundle, photos = pets_bundle(pets, tmp/'bundle') if pets else digits_bundle(tmp/'bundle')
         pngs = png_files(photos, tmp/'png')
-        before = time.time()
-        tasks = {o: task_bundle(o, tmp/o) for o in TASKS}
-        print(f'bundles for {", ".join(TASKS)} in {time.time() - before:.0f} s', flush=True)
+        tasks = {o: task_bundle(o, tmp/o) for o in ('points', 'segmentation', 'image_to_image')}
         for name in a.names or app_names():
             about = json.loads((apps_folder()/name/'app.json').read_text(encoding='utf-8'))
             if lack := missing(name, about['debian']):
-                skipped.append(name)
+                skipped += 1
                 print(f"{name}: skipped: no {', '.join(lack)} on this machine", flush=True)
                 continue
             try: rows.append(try_app(name, bundle, photos, pngs, tmp, tasks))
             except Exception as e:    # whatever one program does, the others are tried, and the run fails
-                failed.append(name)
+                failed += 1
                 print(f'{name}: FAILED: {e}', flush=True)
     if a.table and not failed and not skipped: TABLE.write_text(json.dumps(rows, indent=1) + '\n', encoding='utf-8')
-    print(f'\nin {time.time() - t:.0f} s\n{len(rows)} passed, {len(failed)} failed, {len(skipped)} skipped')
+    print(f'\nin {time.time() - t:.0f} s\n{len(rows)} passed, {failed} failed, {skipped} skipped')
     sys.exit(1 if failed or not rows or skipped and os.environ.get('FASTAI_DEPLOY_CI') == '1' else 0)
 
 if __name__ == '__main__': main()

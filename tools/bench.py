@@ -10,25 +10,23 @@ import onnxruntime as ort
 from env import python_of
 from PIL import Image
 
-COLD = {
-    'fastai': 'from fastai.vision.all import *; learn = load_learner({pkl!r})\n'
-              'with learn.no_bar(): print(learn.predict({photo!r})[0])',
-    'bundle': 'import fastai_deploy as fd; print(fd.load({bundle!r}).predict({photo!r}).label)',
+PEAK = """
+def peak():    # in MB, on Linux; elsewhere there is no such file, and no figure
+    try: return next(int(o.split()[1]) for o in open('/proc/self/status') if o.startswith('VmHWM'))*1024/1e6
+    except OSError: return float('nan')
+"""
+COLD = {    # environment -> its first answer, and the memory that it took
+    'latest': 'from fastai.vision.all import *; learn = load_learner({pkl!r})\n'
+              'with learn.no_bar(): learn.predict({photo!r})\nprint(peak())',
+    'run': 'import fastai_deploy as fd; fd.load({bundle!r}).predict({photo!r})\nprint(peak())',
 }
 RESIZE = """
 import numpy as np, onnxruntime as ort
-def peak(): return [int(o.split()[1]) for o in open('/proc/self/status') if o.startswith('VmHWM')][0]
 session = ort.InferenceSession({file!r})
 x = np.random.default_rng(0).integers(0, 256, (3000, 4000, 3), dtype=np.uint8)
 before = peak()
 session.run(None, {{'picture': x}})
-print((peak() - before)*1024/1e6)
-"""
-PEAK = """
-from pathlib import Path
-status = Path('/proc/self/status')   # Linux; elsewhere there is no such file, and no figure
-peak = [o.split()[1] for o in status.read_text().splitlines() if o.startswith('VmHWM')] if status.exists() else ['nan']
-print('peak', *peak)
+print(peak() - before)
 """
 
 def a_photo(path):
@@ -53,18 +51,15 @@ def a_learner(photo, folder):
                                              num_workers=0, item_tfms=fv.Resize(460), batch_tfms=batch)
     return fv.vision_learner(dls, fv.resnet18, pretrained=False)
 
-def seconds(f):
-    "How long one call takes."
-    t = time.perf_counter()
-    f()
-    return time.perf_counter() - t
-
 def interleaved(fs, rounds):
     "Median seconds of each function; each round calls all of them in another order, so that none is favoured."
     for f in fs.values(): f()
     times, orders = {k: [] for k in fs}, list(permutations(fs))
     for i in range(rounds):
-        for k in orders[i % len(orders)]: times[k].append(seconds(fs[k]))
+        for k in orders[i % len(orders)]:
+            t = time.perf_counter()
+            fs[k]()
+            times[k].append(time.perf_counter() - t)
     return {k: statistics.median(v) for k, v in times.items()}
 
 def bare(model):
@@ -75,52 +70,35 @@ def bare(model):
         return model.session.run(None, {'image': to_array(apply_item(model.spec.item, img))[None]})[0]
     return f
 
-def cold(python, code):
-    "Seconds and peak memory (MB) of a fresh process that predicts once."
+def fresh(name, code):
+    "Seconds that some code takes in a fresh process of environment `name`, and the last line that it prints."
     t = time.perf_counter()
-    out = subprocess.run([str(python), '-W', 'ignore', '-c', code + PEAK], capture_output=True, text=True,
+    out = subprocess.run([python_of(name), '-W', 'ignore', '-c', PEAK + code], capture_output=True, text=True,
                          cwd=tempfile.gettempdir())
-    took = time.perf_counter() - t
     if out.returncode: sys.exit(out.stderr)
-    return took, float(out.stdout.split('peak')[-1])*1024/1e6
+    return time.perf_counter() - t, out.stdout.splitlines()[-1]
 
-def pixels_graph(path, method, threads):
-    "The item transforms of pixels.onnx alone, for a `Resize(224)`: its op, and a session in the file `path`."
+def resizing(method, w, h, threads, rounds, tmp):
+    "Median seconds of a `Resize(224)` in the graph of pixels.onnx and in Pillow, for one image of noise in memory."
     from fastai_deploy.graph.pixels import item_model
+    from fastai_deploy.run.item_tfms import apply_item, pillow_order, to_array
     from fastai_deploy.run.spec import Input, Output, Spec
-    from fastai_deploy.run.item_tfms import pillow_order
+    path = tmp/f'{method}.onnx'
     op = dict(op='resize', size=[224, 224], method=method, pad_mode='reflection', resample='bilinear',
               order=pillow_order())
     path.write_bytes(item_model(Spec(Input([224, 224]), [op], [], {}, Output([1], 'identity'))))
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads    # 0: as many as there are cores
-    return op, ort.InferenceSession(path, options)
-
-def resizing(method, w, h, threads, rounds, tmp):
-    "Median seconds of the graph and of Pillow for one picture of noise in memory."
-    from fastai_deploy.run.item_tfms import apply_item, to_array
-    op, session = pixels_graph(tmp/f'{method}.onnx', method, threads)
+    session = ort.InferenceSession(path, options)
     a = np.random.default_rng(0).integers(0, 256, (h, w, 3), dtype=np.uint8)
     img = Image.fromarray(a)
     return interleaved({'graph': lambda: session.run(None, {'picture': a}),
                         'Pillow': lambda: to_array(apply_item([op], img))}, rounds)
 
-def call_mb(file):
-    "Memory that one call at 4000x3000 adds to a process (MB); only Linux tells."
-    if not Path('/proc/self/status').exists(): return float('nan')
-    out = subprocess.run([str(python_of('run')), '-c', RESIZE.format(file=str(file))], capture_output=True, text=True)
-    if out.returncode: sys.exit(out.stderr)
-    return float(out.stdout)
-
-def size_mb(folder):
-    "Size of a folder of packages, in MB."
+def packages_mb(name):
+    "Size of the packages in environment `name`, in MB."
+    folder = Path(fresh(name, 'import sysconfig; print(sysconfig.get_paths()["purelib"])')[1])
     return sum(p.stat().st_size for p in folder.rglob('*') if p.is_file() and not p.is_symlink())/1e6
-
-def site_packages(name):
-    "Where environment `name` has its packages."
-    code = 'import sysconfig; print(sysconfig.get_paths()["purelib"])'
-    out = subprocess.run([str(python_of(name)), '-c', code], capture_output=True, text=True, check=True)
-    return Path(out.stdout.strip())
 
 def row(what, a, b, fmt, aim):
     "One line of the table."
@@ -139,15 +117,9 @@ def bench(photo, rounds, cold_rounds, tmp):
         t = interleaved({'fastai': lambda: learn.predict(path), 'ours': lambda: model.predict(path),
                          'bare': lambda: run(path)}, rounds)
     names = dict(pkl=str(tmp/'learn.pkl'), bundle=str(bundle), photo=path)
-    jobs = {'fastai': (python_of('latest'), COLD['fastai'].format(**names)),
-            'bundle': (python_of('run'), COLD['bundle'].format(**names))}
-    runs = {k: [] for k in jobs}
-    for i in range(cold_rounds + 1):
-        for k, job in jobs.items():
-            r = cold(*job)
-            if i: runs[k].append(r)   # the first run of each fills the disk cache
-    wall, peak = ({k: statistics.median(o[i] for o in v) for k, v in runs.items()} for i in (0, 1))
-    sizes = {k: size_mb(site_packages(k)) for k in ('latest', 'run')}
+    runs = [[fresh(env, code.format(**names)) for env, code in COLD.items()] for _ in range(cold_rounds + 1)]
+    cold = np.median(np.array(runs[1:], float), axis=0)    # the first run of each fills the disk cache
+    (wall, peak), sizes = cold.T, [packages_mb(o) for o in COLD]
     ms, s, mb = (lambda x: f'{x*1e3:.1f} ms'), (lambda x: f'{x:.2f} s'), (lambda x: f'{x:,.0f} MB')
     print(f'\n{"resnet18, 460 → 224, one 500x375 JPEG":62} {"first":>11} {"second":>11} {"ratio":>8}   aim')
     resized = {k: resizing(*k, rounds if k[1] < 1000 else rounds//4+1, tmp)
@@ -155,15 +127,15 @@ def bench(photo, rounds, cold_rounds, tmp):
                          ('squish', 4000, 3000, 0), ('squish', 4000, 3000, 1))}
     rows = [row('learn.predict / bundle predict', t['fastai'], t['ours'], ms, '>= 2.5'),
             row('bundle predict / decode + item ops + bare session.run', t['ours'], t['bare'], ms, '<= 1.10'),
-            row('cold start to the first answer: fastai / bundle', wall['fastai'], wall['bundle'], s, '>= 8'),
-            row('peak memory of that process: fastai / bundle', peak['fastai'], peak['bundle'], mb, ''),
-            row('packages installed: run side / fastai', sizes['run'], sizes['latest'], mb, '<= 0.125')]
+            row('cold start to the first answer: fastai / bundle', *wall, s, '>= 8'),
+            row('peak memory of that process: fastai / bundle', *peak, mb, ''),
+            row('packages installed: run side / fastai', *sizes[::-1], mb, '<= 0.125')]
     for (method, w, h, threads), o in resized.items():
         what = f'pixels.onnx / Pillow: {method} of {w}x{h} to 224, {"one thread" if threads else "all cores"}'
         aim = '' if threads else '<= 1.5' if w < 1000 else '<= 3'
         rows.append(row(what, o['graph'], o['Pillow'], lambda x: f'{x*1e3:.2f} ms', aim))
-    used = call_mb(tmp/'squish.onnx')
-    return [*rows, row('memory of that call at 4000x3000 / of the picture', used, 36., mb, '<= 400 MB')]
+    used = float(fresh('run', RESIZE.format(file=str(tmp/'squish.onnx')))[1])
+    return [*rows, row('memory of that call at 4000x3000 / of the image', used, 36., mb, '<= 400 MB')]
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

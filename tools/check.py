@@ -6,31 +6,22 @@ import argparse, os, subprocess, sys, tempfile, time
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
 from env import ROOT, python_of
 
 LATEST = 'tests/test_latest.py'                                # runs there alone
 BOTH = [f'tests/test_{o}.py' for o in ('inputs', 'properties', 'tasks')]   # against fastai, the old and the newest
 
-def lint():
-    "ruff on the notebooks, the package, the tools and the tests: (passed, failed, skipped)."
-    rc = subprocess.run([python_of('dev'), '-m', 'ruff', 'check', 'nbs', 'fastai_deploy', 'tools', 'tests',
-                         'setup.py'],
-                        cwd=ROOT).returncode
-    return (0, 1, 0) if rc else (1, 0, 0)
-
-def attack():
-    "A sample of the hostile bundles, models, images and kills, with the counts: (passed, failed, skipped)."
-    rc = subprocess.run([python_of('dev'), 'tests/attack/run.py', '--seed', '1'], cwd=ROOT).returncode
+def python(*args):
+    "Run the work environment's Python: (passed, failed, skipped), as one test."
+    rc = subprocess.run([python_of('dev'), *args], cwd=ROOT).returncode
     return (0, 1, 0) if rc else (1, 0, 0)
 
 def counts(xml):
     "(passed, failed, skipped) from a JUnit file; a run that broke before it wrote one has failed."
     if not xml.exists(): return 0, 1, 0
-    suites = ET.parse(xml).getroot().iter('testsuite')
-    n, bad, skipped = map(sum, zip(*((int(o.get('tests')), int(o.get('failures')) + int(o.get('errors')),
-                                      int(o.get('skipped'))) for o in suites)))
-    return n - bad - skipped, bad, skipped
+    suites = [*ET.parse(xml).getroot().iter('testsuite')]
+    n, failures, errors, skipped = (sum(int(o.get(k)) for o in suites) for k in 'tests failures errors skipped'.split())
+    return n - failures - errors - skipped, failures + errors, skipped
 
 def pytest(env, *args, slow=False, **more):
     "Run pytest in environment `env`: (passed, failed, skipped)."
@@ -39,8 +30,7 @@ def pytest(env, *args, slow=False, **more):
         # one thread per process: two test processes on two cores; matplotlib without a screen
         vars = dict(os.environ, OMP_NUM_THREADS='1', OMP_WAIT_POLICY='PASSIVE', MPLBACKEND='agg', PYTHONUTF8='1',
                     FASTAI_DEPLOY_FLAGS='slow' if slow else '', **more)
-        cmd = [python_of(env), '-m', 'pytest', f'--junitxml={xml}', *args]
-        rc = subprocess.run([str(o) for o in cmd], cwd=ROOT, env=vars).returncode
+        rc = subprocess.run([python_of(env), '-m', 'pytest', f'--junitxml={xml}', *args], cwd=ROOT, env=vars).returncode
         passed, failed, skipped = counts(xml)
     if rc and not failed: failed = 1     # for instance: no test collected
     return passed, failed, skipped
@@ -53,7 +43,8 @@ def main():
     a, rest = p.parse_known_args()
     fewer = os.environ.get('FASTAI_DEPLOY_EXAMPLES', '500')
     t, only, rest, workers = time.time(), a.only, a.args + rest, ['-n', '2', '--dist', 'worksteal']
-    steps = {'lint': lint, 'attack': attack,
+    steps = {'lint': lambda: python('-m', 'ruff', 'check', 'nbs', 'fastai_deploy', 'tools', 'tests', 'setup.py'),
+             'attack': lambda: python('tests/attack/run.py', '--seed', '1'),
              'tests': lambda: pytest('dev', *workers, f'--ignore={LATEST}', *rest, slow=a.slow),
              'notebooks': lambda: pytest('dev', *workers, 'tests/test_notebooks.py', *rest, slow=a.slow),
              'latest': lambda: pytest('latest', *workers, '-p', 'no:cacheprovider', LATEST, *BOTH, *rest,
@@ -63,8 +54,7 @@ def main():
         print(f'== {name}', flush=True)
         total = [x + y for x, y in zip(total, steps[name]())]
     passed, failed, skipped = total
-    print(f'\nin {time.time() - t:.0f} s')
-    print(f'{passed} passed, {failed} failed, {skipped} skipped', flush=True)
+    print(f'\nin {time.time() - t:.0f} s\n{passed} passed, {failed} failed, {skipped} skipped', flush=True)
     sys.exit(1 if failed or not passed else 0)
 
 if __name__ == '__main__': main()

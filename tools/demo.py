@@ -7,7 +7,6 @@ from pathlib import Path
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')     # idle threads sleep: kind to a busy machine
 warnings.filterwarnings('ignore', category=FutureWarning)   # torch, about its own future
 
-sys.path.insert(0, str(Path(__file__).parent))
 from env import ROOT, python_of
 
 OUT = ROOT/'demo_out'

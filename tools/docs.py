@@ -8,7 +8,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-sys.path.insert(0, str(Path(__file__).parent))
 from env import ROOT, settings
 
 DOCS, NBS = ROOT/'_docs', ROOT/'nbs'
@@ -40,15 +39,9 @@ def prose(cell):
     if cell['cell_type'] == 'markdown': return ''.join(cell['source'])
     return '\n'.join(''.join(o.get('data', {}).get('text/markdown', '')) for o in cell.get('outputs', []))
 
-def anchors(nb):
-    "The anchors of a notebook's headings."
-    text = re.sub(r'(?s)```.*?```', '', '\n\n'.join(map(prose, nb['cells'])))
-    return {slug(o) for o in re.findall(r'(?m)^#+ +(.*?) *#*$', text)}
-
-def defined(nb):
-    "The functions and classes whose source a page shows."
-    code = '\n'.join(''.join(c['source']) for c in nb['cells'] if c['cell_type'] == 'code')
-    return set(re.findall(r'(?m)^(?:def|class) +(\w+)', code))
+def anchors(text):
+    "The anchors of the headings in some Markdown."
+    return {slug(o) for o in re.findall(r'(?m)^#+ +(.*?) *#*$', re.sub(r'(?s)```.*?```', '', text))}
 
 def tidy(cell, shown, have, site):
     "A processed cell without what a reader does not need, and with links that lead somewhere."
@@ -71,20 +64,12 @@ def tidy(cell, shown, have, site):
 def tidy_all(cache, site):
     "Tidy the processed notebooks in place: {path below `cache`: notebook}."
     nbs = {p.relative_to(cache).as_posix(): json.loads(p.read_text(encoding='utf-8')) for p in cache.rglob('*.ipynb')}
-    have = {page_of(k): anchors(nb) for k, nb in nbs.items()}
+    have = {page_of(k): anchors('\n\n'.join(map(prose, nb['cells']))) for k, nb in nbs.items()}
     for k, nb in nbs.items():
-        shown = defined(nb)
-        for c in nb['cells']: tidy(c, shown, have, site)
+        code = '\n'.join(''.join(c['source']) for c in nb['cells'] if c['cell_type'] == 'code')
+        for c in nb['cells']: tidy(c, set(re.findall(r'(?m)^(?:def|class) +(\w+)', code)), have, site)
         (cache/k).write_text(json.dumps(nb, indent=1, ensure_ascii=False), encoding='utf-8')
     return nbs
-
-# --- Quarto
-
-def by_quarto(cache):
-    "Render the processed notebooks with Quarto."
-    subprocess.run(['quarto', 'render', '--no-execute'], cwd=cache, check=True)
-    shutil.rmtree(DOCS, ignore_errors=True)
-    shutil.move(cache/DOCS.name, DOCS)
 
 # --- Sphinx
 
@@ -120,11 +105,9 @@ def relink(text, page, site):
 def contents():
     "[(section or None, [notebook, ...])] from nbs/sidebar.yml."
     import yaml
-    out = [(None, [])]
-    for o in yaml.safe_load((NBS/'sidebar.yml').read_text(encoding='utf-8'))['website']['sidebar']['contents']:
-        if isinstance(o, str): out[0][1].append(o)
-        else: out.append((o['section'], o['contents']))
-    return out
+    items = yaml.safe_load((NBS/'sidebar.yml').read_text(encoding='utf-8'))['website']['sidebar']['contents']
+    sections = [(o['section'], o['contents']) for o in items if isinstance(o, dict)]
+    return [(None, [o for o in items if isinstance(o, str)]), *sections]
 
 def toctree(section, pages):
     "One section of the sidebar, in Sphinx's words."
@@ -151,7 +134,7 @@ html_copy_source = html_show_sourcelink = False
 '''
 
 def by_sphinx(nbs, cfg, site, tmp):
-    "Render the processed notebooks with Sphinx, by way of a folder `tmp`."
+    "Render the processed notebooks with Sphinx, below the folder `tmp`: where the site is."
     src = tmp/'src'
     for k, nb in nbs.items():
         page = page_of(k)
@@ -166,9 +149,8 @@ def by_sphinx(nbs, cfg, site, tmp):
     shutil.copy(NBS/'styles.css', src/'_static')
     (src/'conf.py').write_text(CONF.format(tools=str(Path(__file__).parent), repo=cfg['git_url'], title=cfg['title'],
                                            author=cfg['author'], copyright=cfg['copyright']), encoding='utf-8')
-    shutil.rmtree(DOCS, ignore_errors=True)
     subprocess.run([sys.executable, '-m', 'sphinx', '-q', '-j', 'auto', '-d', tmp/'trees', src, tmp/'html'], check=True)
-    shutil.move(tmp/'html', DOCS)
+    return tmp/'html'
 
 # --- the links in what came out
 
@@ -186,8 +168,7 @@ class Page(HTMLParser):
 
 def dead_links(site):
     "Relative links of a built site (a folder) that lead nowhere, and anchors that are on no page."
-    pages, dead = {p.resolve(): Page(p) for p in sorted(site.rglob('*.html'))
-                   if '_static' not in p.parts}, []
+    pages, dead = {p.resolve(): Page(p) for p in sorted(site.rglob('*.html')) if '_static' not in p.parts}, []
     for path, page in pages.items():
         for link in page.links:
             to = urlsplit(link)
@@ -205,13 +186,15 @@ def main():
     cache = process()
     nbs = tidy_all(cache, site)
     if not nbs: sys.exit('no notebook was rendered')
+    shutil.rmtree(DOCS, ignore_errors=True)
     if shutil.which('quarto') and '--sphinx' not in sys.argv:
-        by_quarto(cache)
+        subprocess.run(['quarto', 'render', '--no-execute'], cwd=cache, check=True)
+        shutil.move(cache/DOCS.name, DOCS)
         said = 'Rendered by Quarto, as it is published'
     elif find_spec('sphinx_book_theme') is None:
         sys.exit('Quarto is not installed, and the preview by Sphinx needs Python 3.11')
     else:
-        with tempfile.TemporaryDirectory() as tmp: by_sphinx(nbs, cfg, site, Path(tmp))
+        with tempfile.TemporaryDirectory() as tmp: shutil.move(by_sphinx(nbs, cfg, site, Path(tmp)), DOCS)
         said = 'A preview, rendered by Sphinx: the published site is made by Quarto'
     if dead := dead_links(DOCS): sys.exit('\n'.join(['links that lead nowhere:', *dead]))
     print(f'{said}. {len(nbs)} pages, every link checked: {DOCS.name}/index.html')

@@ -1,11 +1,6 @@
 "Notebooks -> modules (`nbdev_export`), notebooks cleaned (`nbdev_clean`), README.md."
-import sys
-from pathlib import Path
-
 from nbdev.clean import nbdev_clean
 from nbdev.doclinks import nbdev_export
-
-sys.path.insert(0, str(Path(__file__).parent))
 from env import ROOT
 from readme import render
 

@@ -3,30 +3,22 @@
     make report                              per notebook, and all together
     make report ARGS=--table                 also: nbs/reference/figures.json, which the docs show
     make report ARGS="--table --since REV"   the same, with the figures of another commit beside them"""
-import argparse, ast, io, json, re, subprocess, sys, tarfile, tempfile
+import argparse, ast, io, json, re, subprocess, tarfile, tempfile
 from pathlib import Path
 from statistics import median
 
-sys.path.insert(0, str(Path(__file__).parent))
 from env import ROOT
 from rules import LIB, cells, is_export, notebooks
 
 TABLE = ROOT/'nbs'/'reference'/'figures.json'
 
-def is_imports(src):
-    "Whether a cell holds imports only."
-    try: return all(isinstance(n, (ast.Import, ast.ImportFrom)) for n in ast.parse(src).body)
-    except SyntaxError: return False
-
 def look(path):
     "What there is to measure in one notebook: exported code, widest lines, words of its Markdown cells."
-    cs = [(c['cell_type'], s) for _, s, c in cells(path, None)]
-    code = [s for kind, s in cs if kind == 'code']
-    pairs = list(zip(cs, [*cs[1:], ('', '')]))
-    exports = [(s, kind == 'code' and is_export(after)) for (_, s), (kind, after) in pairs
-               if is_export(s) and not is_imports(s)]
+    code, prose, sources = ([s for _, s, _ in cells(path, kind)] for kind in ('code', 'markdown', None))
+    exports = [(s, is_export(after)) for s, after in zip(sources, [*sources[1:], '']) if is_export(s)
+               and not all(isinstance(n, (ast.Import, ast.ImportFrom)) for n in ast.parse(s).body)]
     return dict(exports=[s for s, _ in exports], followed=sum(o for _, o in exports),
-                words=[len(re.findall(r'\w+', s)) for kind, s in cs if kind == 'markdown'],
+                words=[len(re.findall(r'\w+', s)) for s in prose],
                 widths=[max(map(len, s.splitlines()), default=0) for s in code])
 
 def lines(folder):

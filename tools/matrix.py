@@ -3,7 +3,7 @@
     make matrix                     every op, filter and version (about half an hour); ends with the table
     make matrix ARGS=--table        the same; writes nbs/reference/versions.json, which the docs show
 
-The side that trains writes down what fastai itself makes of some 300 pictures with every item transform: the pets
+The side that trains writes down what fastai itself makes of some 300 images with every item transform: the pets
 photos where there are some, else drawn ones, and odd sizes. The side that runs, with the version to be tried in front
 of everything else, must get the same bytes and answers. Other versions lie in .matrix/, each in a folder of its own."""
 import argparse, hashlib, json, math, os, platform, subprocess, sys, tempfile, time
@@ -67,22 +67,22 @@ def versions_of(*names):
     import importlib
     return {o: importlib.import_module(o if o != 'pillow' else 'PIL').__version__ for o in names}
 
-# --- pictures
+# --- images
 
 def drawn(rng, w, h):
-    "A picture with edges, slopes and noise."
+    "An image with edges, slopes and noise."
     import numpy as np
     from PIL import Image
     y, x = np.mgrid[:h, :w]
     a = np.stack([x*255/max(w-1, 1), y*255/max(h-1, 1), 255*((x//5 + y//7) % 2)], -1)
     return Image.fromarray((a*.7 + rng.uniform(0, 76, (h, w, 3))).astype('uint8'))
 
-def pictures_of(folder):
-    "The paths of all pictures: photos, and those in `folder`."
+def images_of(folder):
+    "The paths of all images: photos, and those in `folder`."
     return [*sorted(PETS.glob('*.jpg')), *sorted(folder.glob('*.png'))]
 
-def make_pictures(folder, odd=60):
-    "Write `odd` pictures of random sizes into `folder`, a few extremely thin ones, and more where there are no photos."
+def make_images(folder, odd=60):
+    "Write `odd` images of random sizes into `folder`, a few extremely thin ones, and more where there are no photos."
     import numpy as np
     from PIL import Image
     rng, photos = np.random.default_rng(0), sorted(PETS.glob('*.jpg'))
@@ -118,14 +118,14 @@ def digest(a):
     return hashlib.sha256(repr(a.shape).encode() + a.tobytes()).hexdigest()[:24]
 
 def by_fastai(tfm, img):
-    "The digest of what fastai makes of a picture at validation; None where it cannot."
+    "The digest of what fastai makes of an image at validation; None where it cannot."
     import fastai.vision.all as fv
     try:    # RatioResize draws its crop at random, even here: take the middle
         with patch('random.random', lambda: .5): return digest(fv.ToTensor()(tfm(img, split_idx=1)).numpy())
     except Exception: return None    # too thin, in many words
 
 def learner(files):
-    "A Learner that saw a few of the pictures, squished."
+    "A Learner that saw a few of the images, squished."
     import fastai.vision.all as fv
     fv.set_seed(0, reproducible=True)
     tfms = [*fv.aug_transforms(size=48), fv.Normalize.from_stats(*fv.imagenet_stats)]
@@ -138,7 +138,7 @@ def learner(files):
     return learn
 
 def make(folder, pictures, whole):
-    "In `folder`: what fastai gives for each picture, the item transforms captured and as graphs, and a bundle."
+    "In `folder`: what fastai gives for each image, the item transforms captured and as graphs, and a bundle."
     from types import SimpleNamespace
 
     import fastai.vision.all as fv
@@ -166,7 +166,7 @@ def make(folder, pictures, whole):
 # --- the side that runs: numpy, Pillow and onnxruntime, nothing else
 
 def by_pillow(ops, img):
-    "The digest of what the item transforms make of a picture in Pillow; None where they refuse."
+    "The digest of what the item transforms make of an image in Pillow; None where they refuse."
     from fastai_deploy.run.basics import ImageError
     from fastai_deploy.run.item_tfms import apply_item, to_array
     try: return digest(to_array(apply_item(ops, img)))
@@ -181,7 +181,7 @@ def by_graph(session, img):
     return digest(a[0]) if a.size else None
 
 def run(folder):
-    "How far this process is from fastai: pictures whose bytes differ, by engine and transform, and the answers."
+    "How far this process is from fastai: images whose bytes differ, by engine and transform, and the answers."
     import numpy as np
 
     import fastai_deploy as fd
@@ -225,7 +225,7 @@ def run_side(folder, *versions, python=None):
 def faults(result):
     "What is wrong in a result of `run_side`, in words."
     what = ', '.join(f'{k} {v}' for k, v in result['versions'].items()) + ': engine '
-    rest = f"of {result['pictures']} pictures differ from fastai's under Pillow {result['trained']['pillow']}"
+    rest = f"of {result['pictures']} images differ from fastai's under Pillow {result['trained']['pillow']}"
     bad = [f"{what}{e}: {n}: {len(o)} {rest}: {', '.join(o[:3])}" for e, by in result['differ'].items()
            for n, o in by.items()]
     return bad + [f'{what}{e}: answers differ by {d:.1e}' for e, d in result['far'].items() if not d <= TOLERANCE]
@@ -241,14 +241,14 @@ def say(result):
     n = {e: sum(map(len, by.values())) for e, by in result['differ'].items()}
     v = ', '.join(f'{k} {v}' for k, v in result['versions'].items())
     return (f"fastai {result['trained']['fastai']}, Pillow {result['trained']['pillow']}, run under {v}: of "
-            f"{result['tried']} pictures {n['model']} (model) and {n['pixels']} (pixels) differ, answers by "
+            f"{result['tried']} images {n['model']} (model) and {n['pixels']} (pixels) differ, answers by "
             f"{max(result['far'].values()):.1e}")
 
 def matrix(whole=True, pythons=(), workers=2):
     "Every combination, then bundles made by other Pythons that have fastai: a list of results."
     with tempfile.TemporaryDirectory(prefix='matrix-') as tmp, ThreadPoolExecutor(workers) as pool:
         call(python_of('dev'), '--pictures', Path(tmp)/'pictures')
-        pictures = pictures_of(Path(tmp)/'pictures')
+        pictures = images_of(Path(tmp)/'pictures')
         todo = [(f'pillow-{v}', v, None) for v in TRAINED if v in for_python('pillow')]
         todo += [(f'python-{i}', None, o) for i, o in enumerate(pythons)]
         sides = [*pool.map(lambda o: make_side(Path(tmp)/o[0], o[1], pictures, whole, o[2]), todo)]
@@ -267,7 +267,7 @@ def main():
     for o in ('make', 'run', 'pictures'): p.add_argument(f'--{o}', type=Path, help=argparse.SUPPRESS)
     p.add_argument('--whole', action='store_true', help=argparse.SUPPRESS)
     a = p.parse_args()
-    if a.pictures: return print(json.dumps(make_pictures(a.pictures)))
+    if a.pictures: return print(json.dumps(make_images(a.pictures)))
     if a.make:
         pictures = json.loads((a.make/'todo.json').read_text(encoding='utf-8'))
         return print(json.dumps(make(a.make, pictures, a.whole)))

@@ -27,13 +27,9 @@ def dotted(span):
 
 def names(tree):
     "All names in some code: definitions, arguments, attributes, keywords, and strings that are a name."
-    out = set()
-    for n in ast.walk(tree):
-        found = [getattr(n, o, None) for o in ('id', 'attr', 'name', 'arg', 'asname', 'module')]
-        if isinstance(n, ast.Constant): found.append(n.value)
-        for o in found:
-            if isinstance(o, str) and ' ' not in o.strip(): out.update(re.findall(r'\w+', o))
-    return out
+    kinds = 'id', 'attr', 'name', 'arg', 'asname', 'module', 'value'
+    found = [o for n in ast.walk(tree) for k in kinds if isinstance(o := getattr(n, k, None), str)]
+    return {word for o in found if ' ' not in o.strip() for word in re.findall(r'\w+', o)}
 
 def parsed(src):
     "A cell's or a file's code as a tree; without magics, and empty where it is no Python."
@@ -42,8 +38,8 @@ def parsed(src):
 
 def sources(*folders):
     "The text of all Python files in some folders."
-    files = [p for o in folders for p in ([o] if o.is_file() else sorted(o.rglob('*.py*')))]
-    return [p.read_text(encoding='utf-8', errors='replace') for p in files if p.suffix in ('.py', '.pyi')]
+    files = [p for o in folders for p in ([o] if o.is_file() else o.rglob('*.py*')) if p.suffix in ('.py', '.pyi')]
+    return [p.read_text(encoding='utf-8', errors='replace') for p in files]
 
 @cache
 def library_names():
@@ -68,25 +64,18 @@ def foreign(trees):
             if not getattr(n, 'level', 0) and not (getattr(n, 'module', None) or a.name).startswith('fastai_deploy')}
 
 def members(trees):
-    "{class of ours: the names of its members}; a class with a base that is not ours is left out."
+    "{class of ours: the names in it, its members' among them}; a class with a base that is not ours is left out."
     found, bases = {}, {}
     for n in (n for t in trees for n in ast.walk(t)):
         if isinstance(n, ast.ClassDef):
-            attrs = {o.attr for o in ast.walk(n) if isinstance(o, ast.Attribute)
-                     and getattr(o.value, 'id', '') == 'self'}
-            fields = {o.id for c in n.body for o in ast.walk(c) if isinstance(c, (ast.Assign, ast.AnnAssign))
-                      and isinstance(o, ast.Name)}
-            found.setdefault(n.name, set()).update(attrs, fields, {o.name for o in n.body if hasattr(o, 'name')})
+            found.setdefault(n.name, set()).update(names(n))
             bases[n.name] = [ast.unparse(o) for o in n.bases] + (['made'] if n.decorator_list else [])
         elif isinstance(n, ast.FunctionDef) and n.args.args and n.args.args[0].annotation:    # @patch
             for o in re.findall(r'\w+', ast.unparse(n.args.args[0].annotation)): found.setdefault(o, set()).add(n.name)
         elif isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Store) and isinstance(n.value, ast.Name):
             found.setdefault(n.value.id, set()).add(n.attr)
-    def all_of(c):
-        if c not in bases: return None
-        up = [all_of(o) for o in bases[c]]
-        return None if None in up else found[c].union(*up)
-    return {c: m for c in bases if (m := all_of(c)) is not None}
+    def lineage(c): return [c, *(up for o in bases.get(c, ()) for up in lineage(o))]
+    return {c: set().union(*map(found.get, lineage(c))) for c in bases if bases.keys() >= set(lineage(c))}
 
 def exists(parts, ours, theirs, classes, public):
     "Whether a name, given by its parts, is one: `ours` in our code, or of what is imported as one of `theirs`."
@@ -98,8 +87,7 @@ def exists(parts, ours, theirs, classes, public):
 
 def stale(root, notebooks):
     "(notebook, cell, name) of each name that exists nowhere; `notebooks`: path -> [(cell id, is prose, source)]."
-    trees = [parsed(s) for s in sources(root/'fastai_deploy')]
-    tools = [parsed(s) for s in sources(root/'tools')]
+    trees, tools = ([parsed(s) for s in sources(root/o)] for o in ('fastai_deploy', 'tools'))
     public = set(re.findall(r'\w+', (root/'fastai_deploy'/'__init__.py').read_text(encoding='utf-8')))
     ours, theirs, classes = set().union(*map(names, trees + tools)), foreign(trees), members(trees)
     for path, cells in notebooks.items():

@@ -1,8 +1,6 @@
 "`make readme`: README.md from nbs/index.ipynb (nbdev_readme would need Quarto)."
-import json, re, sys
-from pathlib import Path
+import json, re
 
-sys.path.insert(0, str(Path(__file__).parent))
 from env import ROOT
 
 NOTE = '<!-- Made from nbs/index.ipynb by `make readme`. Do not edit. -->'

@@ -2,11 +2,11 @@
 
 tests/test_project.py runs every rule on this project, and on a small broken one that the rule must refuse."""
 import ast, base64, json, re, subprocess, sys, tempfile
+from itertools import dropwhile
 from pathlib import Path
 from shutil import copytree, ignore_patterns
 
-sys.path.insert(0, str(Path(__file__).parent))
-from docs import slug
+from docs import anchors as headings
 from names import stale
 
 LIB, NBS = 'fastai_deploy', 'nbs'
@@ -35,23 +35,14 @@ def is_export(src):
     "Whether nbdev exports a cell with this source."
     return bool(re.match(r'(?:[ \t]*(?:#\|.*)?\n)*[ \t]*#\|[ \t]*exports?\b', src))
 
-def exports(root):
-    "(place, source) of every exported cell."
-    return [(f'{p.name}:{i}', s) for p in notebooks(root) for i, s, _ in cells(p) if is_export(s)]
-
 def default_exp(path):
     "The module that a notebook writes, or None."
-    found = [m[1] for _, s, _ in cells(path) if (m := re.search(r'(?m)^\s*#\|\s*default_exp\s+(\S+)', s))]
-    return found[0] if found else None
+    found = (re.search(r'(?m)^\s*#\|\s*default_exp\s+(\S+)', s) for _, s, _ in cells(path))
+    return next((m[1] for m in found if m), None)
 
 def modules(root):
-    "Module ('run.spec') -> (its notebook's number within the folder, path of the .py)."
-    return {m: (number(p), root/LIB/f'{m.replace(".", "/")}.py') for p in notebooks(root) if (m := default_exp(p))}
-
-def number(path):
-    "The number in front of a notebook's name: 4 for 04_runtime.ipynb; index has none."
-    m = re.match(r'(\d+)_', path.name)
-    return int(m[1]) if m else None
+    "Module ('run.spec') -> (its notebook's name, which begins with a number, and the path of the .py)."
+    return {m: (p.name, root/LIB/f'{m.replace(".", "/")}.py') for p in notebooks(root) if (m := default_exp(p))}
 
 def imports(path):
     "(name, lazy) of each import in a module, own modules as '.name'; `need('x')` and `import_module('x')` count."
@@ -91,10 +82,9 @@ def directives_first(root):
     bad = []
     for p in notebooks(root):
         for i, s, _ in cells(p):
-            lines = [o.strip() for o in s.splitlines() if o.strip()]
-            head = next((k for k, o in enumerate(lines) if not o.startswith('#|')), len(lines))
-            bad += [f'{p.name}:{i}: below other lines: {o}' for o in lines[head:] if re.match(r'#\|\s*\w', o)
-                    and 'hide_line' not in o]
+            rest = dropwhile(lambda o: o.startswith('#|'), filter(None, map(str.strip, s.splitlines())))
+            bad += [f'{p.name}:{i}: below other lines: {o}' for o in rest
+                    if re.match(r'#\|\s*\w', o) and 'hide_line' not in o]
     return bad
 
 def lone_imports(root):
@@ -147,7 +137,7 @@ def links(root):
 
 def anchors(path):
     "What a link may name in a notebook: its headings and its symbols, as pandoc and nbdev write them."
-    heads = {slug(h) for _, s, _ in cells(path, 'markdown') for h in re.findall(r'(?m)^#+ +(.*?) *#*$', s)}
+    heads = headings('\n\n'.join(s for _, s, _ in cells(path, 'markdown')))
     return heads | {o.lower() for _, s, _ in cells(path) for o in re.findall(r'(?m)^(?:def|class) +(\w+)', s)}
 
 def stale_names(root):
@@ -217,31 +207,21 @@ def documented(root):
         if not path.exists(): continue
         src = path.read_text(encoding='utf-8')
         for n in ast.parse(src).body:
-            if not isinstance(n, (ast.FunctionDef, ast.ClassDef)) or n.name[0] == '_' or of_private(n): continue
-            bad += [f'{m}.{n.name}: {o}' for o in undocumented(n, src.splitlines())]
-            if isinstance(n, ast.ClassDef):
-                bad += [f'{m}.{n.name}.{f.name}: no one-line docstring' for f in n.body
-                        if isinstance(f, ast.FunctionDef) and f.name[0] != '_' and f.name != 'forward'
-                        and not one_line(f)]
+            if not isinstance(n, (ast.FunctionDef, ast.ClassDef)) or n.name[0] == '_': continue
+            a = n.args if isinstance(n, ast.FunctionDef) else ast.arguments([], [], kwonlyargs=[])
+            if a.args and getattr(a.args[0].annotation, 'id', '').startswith('_'): continue    # @patch, a private class
+            methods = n.body if isinstance(n, ast.ClassDef) else []
+            bad += [f'{m}.{n.name}: no docment for {o.arg}' for o in a.posonlyargs + a.args + a.kwonlyargs
+                    if o.arg not in ('self', 'cls') and '#' not in src.splitlines()[o.lineno - 1]]
+            bad += [f'{m}.{n.name}: no one-line docstring of {f.name}' for f in [n, *methods]
+                    if f is n or isinstance(f, ast.FunctionDef) and f.name[0] != '_' and f.name != 'forward'
+                    if not one_line(f)]
     return bad
-
-def of_private(n):
-    "Whether a function is a method that `@patch` adds to a private class."
-    self = n.args.args[:1] if isinstance(n, ast.FunctionDef) else []
-    return any(getattr(o.annotation, 'id', '').startswith('_') for o in self)
 
 def one_line(n):
     "Whether a function or class has a docstring of one line."
     doc = ast.get_docstring(n)
     return bool(doc) and '\n' not in doc
-
-def undocumented(n, lines):
-    "What a public function or class lacks."
-    if not one_line(n): yield 'no one-line docstring'
-    if not isinstance(n, ast.FunctionDef): return
-    a = n.args
-    for arg in a.posonlyargs + a.args + a.kwonlyargs:
-        if arg.arg not in ('self', 'cls') and '#' not in lines[arg.lineno - 1]: yield f'no docment for {arg.arg}'
 
 # --- files that must agree
 

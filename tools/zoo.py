@@ -7,11 +7,12 @@
 Families and nets are asked of timm, torchvision and fastai; none is typed here. Each net runs in a worker process that
 is killed when it takes too long, and begun anew when it dies: then this net is a row with its cause. The table is
 written after every net, so the run may be stopped at any time and goes on where it was."""
-import argparse, gc, importlib.metadata, json, math, os, queue, subprocess, sys, tempfile, threading, time, warnings
+import argparse, gc, importlib.metadata, json, math, os, subprocess, sys, tempfile, time, warnings
+from concurrent.futures import ThreadPoolExecutor, TimeoutError
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-TABLE, CACHE = ROOT/'nbs'/'reference'/'zoo.json', ROOT/'_proc'/'zoo_families.json'
+TABLE, CACHE = ROOT/'nbs'/'reference'/'zoo.json', ROOT/'_proc'/'zoo_nets.json'
 COLUMNS = 'family net weights size result exporter parity seconds cause'.split()
 RESULTS = dict(rebuilt='made again without fastai, from its description and weights', opaque='exported as it is',
                failed='not exported', fastai='fastai itself cannot build or run it')
@@ -25,10 +26,10 @@ def n_weights(make):
     with torch.device('meta'), torch.no_grad(): return sum(p.numel() for p in make().parameters())
 
 def timm_families():
-    "family -> [weights, net] of all its nets, smallest first, as this timm has them."
+    "family -> its smallest net, [weights, net], as this timm has them."
     import timm
-    return {f'timm/{m}': sorted([n_weights(lambda n=n: timm.create_model(n, num_classes=0)), n]
-                                for n in timm.list_models(module=m)) for m in timm.list_modules()}
+    return {f'timm/{m}': min([n_weights(lambda n=n: timm.create_model(n, num_classes=0)), n]
+                             for n in timm.list_models(module=m)) for m in timm.list_modules()}
 
 def functions():
     "name -> function, of all nets that `fastai.vision.models` offers, torchvision's and its own."
@@ -44,11 +45,11 @@ def function_families():
     from torchvision.models import get_model_weights
     res = {}
     for k, f in functions().items():
-        lib, *_, room = f.__module__.split('.')
+        lib, *_, module = f.__module__.split('.')
         try: n = get_model_weights(k).DEFAULT.meta['num_params'] if lib == 'torchvision' else n_weights(f)
         except TypeError: n = 10**12    # fastai cannot make it: it will be a row, with the cause
         own = f in model_meta or lib == 'fastai'
-        res.setdefault(f'{lib}/{room}', []).append([n, k, own])
+        res.setdefault(f'{lib}/{module}', []).append([n, k, own])
     return {k: sorted(v) for k, v in res.items()}
 
 def families():
@@ -58,20 +59,20 @@ def families():
         have = dict(versions=versions(), timm=timm_families(), functions=function_families())
         CACHE.parent.mkdir(exist_ok=True)
         CACHE.write_text(json.dumps(have), encoding='utf-8')
-    res = [[n, k, o] for k, v in have['timm'].items() for n, o in v[:1]]
+    res = [[n, k, o] for k, (n, o) in have['timm'].items()]
     for k, v in have['functions'].items():
         res += [[n, k, o] for n, o, own in v if own] or [[v[0][0], k, v[0][1]]]
     return [[k, o] for _, k, o in sorted(res)]
 
 def versions():
     "Of the packages that the table depends on."
-    return {o: importlib.metadata.version(o) for o in
-            'fastai torch torchvision timm onnx onnxscript onnxruntime'.split()}
+    names = 'fastai torch torchvision timm onnx onnxscript onnxruntime'
+    return {o: importlib.metadata.version(o) for o in names.split()}
 
 # --- one net
 
 def own_size(name, family):
-    "(height, width) of the pictures that a net was made for, or less where these are large."
+    "(height, width) of the images that a net was made for, or less where these are large."
     import timm
     import torchvision
     lib = family.split('/')[0]
@@ -97,7 +98,7 @@ def randomise(model, x, seed=0):
     norms = [m for m in model.eval().modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
     for m in norms: m.momentum = 1.
     with torch.no_grad(): [m.train() for m in norms], model(x), model.eval()
-    for m in norms:    # with fresh statistics a deep net would give all pictures one answer
+    for m in norms:    # with fresh statistics a deep net would give all images one answer
         mean, var = m.running_mean, m.running_var
         mean += torch.randn(mean.shape, generator=g)*.1*var.sqrt()
         var.mul_(torch.rand(var.shape, generator=g)*.5 + .75).add_(.01*var.mean() + 1e-3)
@@ -117,8 +118,8 @@ def rounding(model, x):
         finally: model.float()
     return float((a-b).abs().max()/b.abs().max())
 
-def pictures(n, size, seed=0):
-    "`n` random pictures, uint8 [n,3,h,w]: noise of several sizes, on a ground of their own."
+def images(n, size, seed=0):
+    "`n` random images, uint8 [n,3,h,w]: noise of several sizes, on a ground of their own."
     import torch
     g = torch.Generator().manual_seed(seed)
     def up(s): return torch.nn.functional.interpolate(torch.rand(n, 3, s, s, generator=g), size=size, mode='bilinear')
@@ -127,8 +128,8 @@ def pictures(n, size, seed=0):
 
 def a_learner(arch, size):
     "A Learner of fastai's for the digits, with random weights."
-    from fastai.vision.all import Normalize, Resize, imagenet_stats, vision_learner
-    from fastai.vision.data import ImageDataLoaders
+    import torch
+    from fastai.vision.all import ImageDataLoaders, Normalize, Resize, imagenet_stats, vision_learner
 
     from fastai_deploy.samples.digits import digits
     dls = ImageDataLoaders.from_folder(digits(), valid_pct=.1, seed=0, bs=2, num_workers=0, item_tfms=Resize(size),
@@ -138,11 +139,14 @@ def a_learner(arch, size):
     except RuntimeError as e:
         if isinstance(arch, str): raise
         raise ValueError("fastai runs the net's children one after the other, which this net does not do") from e
-    x = pictures(8, size)
+    x = images(8, size)
     x[5].random_(0, 256), x[6].fill_(0), x[7].fill_(255)   # the graph is checked with noise, black and white
     x = net_input(learn, x)
     try: randomise(learn.model, x)
-    except RuntimeError as e: raise why_not(learn, x, e) from e
+    except RuntimeError as e:    # fastai builds the net and cannot run it: one reason is known
+        with torch.no_grad(): shape = list(learn.model[0](x).shape)
+        if len(shape) != 4 or shape[-1] < shape[1]: raise
+        raise ValueError(f"the body gives {shape}, channels last, and fastai's head pools the last two") from e
     return learn
 
 def net_input(learn, x):
@@ -155,13 +159,6 @@ def live(learn, x):
     import torch
     with torch.no_grad(): return torch.as_tensor(learn.model(net_input(learn, x))).numpy()
 
-def why_not(learn, x, e):
-    "The error of a net that fastai builds and cannot run: for the one reason that is known, in clear words."
-    import torch
-    with torch.no_grad(): shape = list(learn.model[0](x).shape)
-    if len(shape) != 4 or shape[-1] < shape[1]: return e
-    return ValueError(f"the body gives {shape}, channels last, and fastai's head pools the last two")
-
 def difference(a, b):
     "Largest difference, relative to the largest value; infinite where the shapes differ."
     import numpy as np
@@ -172,18 +169,14 @@ def run_net(family, name):
     import torch
     torch.manual_seed(0)
     row, t = dict.fromkeys(COLUMNS) | dict(family=family, net=name), time.time()
-    try: _run(row)
+    try: fill_in(row)
     except Exception as e:
         row['result'] = row['result'] if row['result'] == 'fastai' else 'failed'
-        row['cause'] = one_line(e)
+        row['cause'] = ' '.join(f'{type(e).__name__}: {e}'.split())[:400]
     row['seconds'] = round(time.time() - t, 1)
     return row
 
-def one_line(e):
-    "An exception in one line."
-    return ' '.join(f'{type(e).__name__}: {e}'.split())[:400]
-
-def _run(row):
+def fill_in(row):
     "Fill in the row, step by step."
     import numpy as np
     import onnxruntime as ort
@@ -196,9 +189,9 @@ def _run(row):
     row['size'] = 'x'.join(map(str, size))
     learn = a_learner(row['net'] if lib == 'timm' else functions()[row['net']], size)
     row['weights'] = sum(p.numel() for p in learn.model.parameters())
-    xs = [pictures(n, size, n) for n in (1, 3)]
+    xs = [images(n, size, n) for n in (1, 3)]
     want = [live(learn, x) for x in xs]
-    if want[1].shape != (3, learn.dls.c): raise ValueError(f'the net gives {list(want[1].shape)} for three pictures')
+    if want[1].shape != (3, learn.dls.c): raise ValueError(f'the net gives {list(want[1].shape)} for three images')
     if not np.isfinite(want[1]).all(): raise ValueError('the net gives no finite numbers')
     row['result'] = 'failed'
     c = capture(learn)
@@ -211,7 +204,7 @@ def _run(row):
         sess = ort.InferenceSession(f.read_bytes(), providers=['CPUExecutionProvider'])
         got = [sess.run(None, {'image': x.numpy()})[0] for x in xs]
     row['parity'] = max(map(difference, want, got))
-    if np.ptp(want[1], axis=0).max() < 1e-2*np.abs(want[1]).max(): raise ValueError('all pictures get one answer')
+    if np.ptp(want[1], axis=0).max() < 1e-2*np.abs(want[1]).max(): raise ValueError('all images get one answer')
     if not row['parity'] <= TOLERANCE: raise ValueError(f"ONNX Runtime's answers differ by {row['parity']:.1e}")
 
 # --- the worker, and the one who watches it
@@ -233,15 +226,7 @@ def worker(memory):
 
 class Worker:
     "A process that does jobs; a new one when the last is gone."
-    def __init__(self, cmd): self.cmd, self.proc = cmd, None
-
-    def start(self):
-        self.proc = subprocess.Popen(self.cmd, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding='utf-8')
-        self.lines, proc = queue.Queue(), self.proc
-        def read(q=self.lines):
-            for line in proc.stdout: q.put(line)
-            q.put(None)
-        threading.Thread(target=read, daemon=True).start()
+    def __init__(self, cmd): self.cmd, self.proc, self.pool = cmd, None, ThreadPoolExecutor()
 
     def stop(self):
         if self.proc: self.proc.kill(), self.proc.wait()
@@ -249,11 +234,12 @@ class Worker:
 
     def __call__(self, job, limit):
         "(answer, None), or (None, cause) if it took longer than `limit` seconds or the process died."
-        if self.proc is None: self.start()
+        if self.proc is None:
+            self.proc = subprocess.Popen(self.cmd, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding='utf-8')
         try:
             self.proc.stdin.write(json.dumps(job) + '\n'), self.proc.stdin.flush()
-            line = self.lines.get(timeout=limit)
-        except queue.Empty: return self.stop(), f'it took longer than {limit} s'
+            line = self.pool.submit(self.proc.stdout.readline).result(limit)
+        except TimeoutError: return self.stop(), f'it took longer than {limit} s'
         except OSError: line = None
         if line: return json.loads(line), None
         rc = self.proc.wait()

@@ -17,8 +17,7 @@ from toy import TASKS, photo, toy
 VALUES = [None, True, False, 0, 1, -1, 3, 255, 2**31, 2**53, 10**16, 10**400, 1.5, -0., 5e-324, 1e39, 1e308,
           float('nan'),
           float('inf'), '', '1', 'x'*3000, 'a\nb', '\x1b[31m', '\u202e', '\ud800', 'softmax', 'points', '../x', [], {},
-          [[]],
-          [None], ['a'], [1]*2000, [0, 0], [1, 2, 3], {'op': 'resize'}, {'a': {'b': [1]}}]
+          [[]], [None], ['a'], [1]*2000, [0, 0], [1, 2, 3], {'op': 'resize'}, {'a': {'b': [1]}}]
 
 # --- a bundle to spoil
 
@@ -93,11 +92,9 @@ def strange_text(rng, text):
         lambda: text.replace(b'true', b'['*deep + b']'*deep), lambda: b'1'*rng.choice([5, 4301, 10**6]),
         lambda: text.replace(b'1', b'1'*rng.choice([17, 5000]), 1), lambda: text.replace(b'0', b'1e400', 1),
         lambda: text.replace(b'1', b'NaN', 1), lambda: text.replace(b'1', b'-Infinity', 1),
-        lambda: b'\xef\xbb\xbf' + text,
-        lambda: text.decode().encode('utf-16'), lambda: text.decode().encode('utf-32'),
-        lambda: text[:rng.randrange(len(text))],
-        lambda: text + text, lambda: text.replace(b'a', b'\xff', 1), lambda: text.replace(b'a', b'\\ud800', 1),
-        lambda: b'',
+        lambda: b'\xef\xbb\xbf' + text, lambda: text.decode().encode('utf-16'),
+        lambda: text.decode().encode('utf-32'), lambda: text[:rng.randrange(len(text))], lambda: text + text,
+        lambda: text.replace(b'a', b'\xff', 1), lambda: text.replace(b'a', b'\\ud800', 1), lambda: b'',
         lambda: b'null', lambda: b'[]', lambda: b'{}', lambda: b'"x"', lambda: b'\0'*1000,
         lambda: b'[{}' + b',{}'*500_000 + b']',
         lambda: text.replace(b'{', b'{"format":"fastai_deploy/1",', 1), lambda: spoilt(rng, text), lambda: spoilt(rng,
@@ -167,10 +164,9 @@ def zip_nested(rng, f, to):
     return zip_of({**files, rng.choice(['bundle.zip', 'bundle.json', 'model.onnx']): inner}, to/'z.zip')
 
 NAMES = ['../x', '../../bundle.json', '/etc/passwd', '/bundle.json', 'C:\\x', 'golden\\0.png', 'model.onnx\0x',
-         'MODEL.ONNX',
-         'Bundle.json', './model.onnx', 'golden/../model.onnx', 'golden//0.png', '__MACOSX/._bundle.json', '.DS_Store',
-         'é'*100, 'x'*60_000, 'CON', 'a/b/c/d/bundle.json', 'other/bundle.json', '\n', '\x1b[31m',
-         '__MACOSX/bundle.json']
+         'MODEL.ONNX', 'Bundle.json', './model.onnx', 'golden/../model.onnx', 'golden//0.png',
+         '__MACOSX/._bundle.json', '.DS_Store', 'é'*100, 'x'*60_000, 'CON', 'a/b/c/d/bundle.json',
+         'other/bundle.json', '\n', '\x1b[31m', '__MACOSX/bundle.json']
 
 def zip_names(rng, f, to):
     files = list(f.sealed().items())
@@ -205,8 +201,7 @@ def zip_more(rng, f, to):
     p.write_bytes(rng.choice([
         lambda: rng.randbytes(99) + data, lambda: data + rng.randbytes(99), lambda: data[:rng.randrange(len(data))],
         lambda: data[:-2] + b'\xff\xff' + bytes(65535), lambda: data + data, lambda: b'', lambda: b'PK',
-        lambda: b'PK\5\6' + bytes(18),
-        lambda: b'PK\5\6' + b'\xff'*18, lambda: bytes(10**6),
+        lambda: b'PK\5\6' + bytes(18), lambda: b'PK\5\6' + b'\xff'*18, lambda: bytes(10**6),
         lambda: b'PK\6\6' + b'\xff'*52 + b'PK\6\7' + bytes(16) + b'PK\5\6' + b'\xff'*18])())
     return p
 

@@ -203,13 +203,10 @@ def files():
     deep = b'\x00'
     for _ in range(40): deep = b'\x2a' + varint(len(deep) + 3) + b'\x32' + varint(len(deep)) + deep
     return {'nothing': b'', 'ORT format': b'\x18\0\0\0ORTM' + bytes(200), 'text': b'not an ONNX file',
-            'zeros': bytes(1000),
-            'ORT format that is ONNX, too': b'\x12\x06' + b'xxORTM' + good,
-            'a number without end': b'\x08' + b'\xff'*200,
-            'a pickle': b'\x80\x04\x95' + bytes(60), 'groups': b'\x0b'*1000, 'cut off': good[:-7],
-            'half': good[:len(good)//2],
-            'no graph': b'\x08\x08', 'an empty graph': b'\x08\x08\x3a\0',
-            'a length past the end': b'\x3a\xff\xff\xff\xff\x0f',
+            'zeros': bytes(1000), 'ORT format that is ONNX, too': b'\x12\x06' + b'xxORTM' + good,
+            'a number without end': b'\x08' + b'\xff'*200, 'a pickle': b'\x80\x04\x95' + bytes(60),
+            'groups': b'\x0b'*1000, 'cut off': good[:-7], 'half': good[:len(good)//2], 'no graph': b'\x08\x08',
+            'an empty graph': b'\x08\x08\x3a\0', 'a length past the end': b'\x3a\xff\xff\xff\xff\x0f',
             'a text as a number': b'\x0a\x02\x08\x08', 'a field of tomorrow': good + b'\xf2\x07\x01a',
             'names that are no text': good + b'\x12\x02\xff\xfe',
             'a long name': good + b'\x12' + varint(5000) + b'a'*5000,
@@ -330,21 +327,19 @@ def net():
     rng = np.random.default_rng(0)
     def w(name, *dims): return onnx.numpy_helper.from_array(rng.normal(size=dims).astype(F), name)
     inits = [w('mean', 1, 3, 1, 1), w('w1', 8, 3, 3, 3), *(w(o, 8) for o in ('b1', 'g', 'b', 'm')),
-             floats('v', *[1.]*8),
-             w('w2', 8, 1, 3, 3), w('w3', 8, 4, 2, 2), w('w4', 5, 8), w('b4', 5), ints('shape', 0, -1),
-             ints('s0', 0, 0),
-             ints('s1', 16, 16), ints('ax', 2, 3), floats('sc', 1, 1, 2, 2), ints('pads', 0, 0, 1, 1, 0, 0, 1, 1),
-             ints('parts', 4, 4), ints('two', 2), ints('rest', 5)]
+             floats('v', *[1.]*8), w('w2', 8, 1, 3, 3), w('w3', 8, 4, 2, 2), w('w4', 5, 8), w('b4', 5),
+             ints('shape', 0, -1), ints('s0', 0, 0), ints('s1', 16, 16), ints('ax', 2, 3),
+             floats('sc', 1, 1, 2, 2), ints('pads', 0, 0, 1, 1, 0, 0, 1, 1), ints('parts', 4, 4), ints('two', 2),
+             ints('rest', 5)]
     pool, one = dict(kernel_shape=[2, 2], strides=[2, 2]), dict(kernel_shape=[3, 3], pads=[1]*4)
     nodes = [node('Cast', 'image', 'c', to=1), node('Sub', 'c mean', 'net_input'),
              node('Conv', 'net_input w1 b1', 'a1', strides=[1, 1], group=1, **one),
              node('BatchNormalization', 'a1 g b m v', 'a2'), node('Relu', 'a2', 'a3'),
-             node('MaxPool', 'a3', 'a4', **pool),
-             node('Conv', 'a4 w2', 'a5', dilations=[1, 1], group=8, **one), node('Add', 'a4 a5', 'a6'),
-             node('Resize', 'a6 _ sc', 'a7', mode='nearest'), node('Pad', 'a7 pads', 'a8', mode='reflect'),
-             node('Slice', 'a8 s0 s1 ax', 'a9'), node('Split', 'a9 parts', 'p q', axis=1), node('Sigmoid', 'p', 'p1'),
-             node('Mul', 'p1 q', 'r'), node('Concat', 'r q', 'a10', axis=1),
-             node('ConvTranspose', 'a10 w3', 't', strides=[2, 2]),
+             node('MaxPool', 'a3', 'a4', **pool), node('Conv', 'a4 w2', 'a5', dilations=[1, 1], group=8, **one),
+             node('Add', 'a4 a5', 'a6'), node('Resize', 'a6 _ sc', 'a7', mode='nearest'),
+             node('Pad', 'a7 pads', 'a8', mode='reflect'), node('Slice', 'a8 s0 s1 ax', 'a9'),
+             node('Split', 'a9 parts', 'p q', axis=1), node('Sigmoid', 'p', 'p1'), node('Mul', 'p1 q', 'r'),
+             node('Concat', 'r q', 'a10', axis=1), node('ConvTranspose', 'a10 w3', 't', strides=[2, 2]),
              node('Concat', 't t', 't1', axis=1), node('AveragePool', 't1', 'a11', **pool),
              node('ReduceMean', 'a11 ax', 'a12', keepdims=1), node('Shape', 'image', 'n', start=0, end=1),
              node('Mul', 'n two', 'n2'), node('Div', 'n2 two', 'n3'), node('Concat', 'n3 rest', 'n4', axis=0),
@@ -480,8 +475,7 @@ def sandbox_models():
     weights = [onnx.numpy_helper.from_array(o, n) for n, o in (('w', line), ('v', line.T.copy()))]
     grow += [node('Concat', f'b{i} b{i}', f'b{i+1}' if i < 27 else 'b', axis=0) for i in range(28)]
     power = [node('Shape', 'x', 's'), node('Cast', 's', 'f', to=1), node('Pow', 'f six', 'p'),
-             node('Cast', 'p', 'i', to=7),
-             node('ConstantOfShape', 'i', 'b')]
+             node('Cast', 'p', 'i', to=7), node('ConstantOfShape', 'i', 'b')]
     slow = [node('MatMul', 'm m', 'm0')]
     slow += [node('MatMul', f'm{i} m{i}', f'm{i+1}' if i < 20000 else 'b') for i in range(20001)]
     m = onnx.numpy_helper.from_array(np.zeros((1000, 1000), F), 'm')
