@@ -330,7 +330,7 @@ def test_json_escapes_what_a_terminal_obeys(toys, tmp_path):
 
 def messages():
     "(file, text) of each string in the package that is no docstring and speaks of a parameter or a function of ours."
-    for f in sorted((Path(__file__).parent.parent/'fastai_deploy').glob('*.py')):
+    for f in sorted((Path(__file__).parent.parent/'fastai_deploy').rglob('*.py')):
         if f.stem in ('cli', '_modidx'): continue
         tree, inside = ast.parse(f.read_text(encoding='utf-8')), set()
         docs = {id(n.body[0].value) for n in ast.walk(tree) if isinstance(getattr(n, 'body', None), list) and n.body
