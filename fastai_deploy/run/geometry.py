@@ -41,7 +41,9 @@ def steps(
     size,     # (height, width) of the image that it receives
 ) -> list: # [((top, left, height, width), (new height, new width)), …]
     "The boxes that `op` cuts, and the sizes that it brings them to."
-    name, new, whole = op['op'], op.get('size'), (0, 0, *size)
+    name, new = op['op'], op.get('size')
+    if name in ('int_to_float', 'normalize'): return []  # of any size, even an unknown one
+    whole = (0, 0, *(size or ()))
     if name == 'resize': return [(resize_box(*size, new, op['method']), new)]
     if name == 'ratio_resize':
         new = ratio_size(*size, op['max_size'])
@@ -52,7 +54,6 @@ def steps(
         return [(whole, large), (_middle(large, new), new)]
     if name == 'random_resized_crop_gpu': return [(valid_crop(size, op['ratio'], op['valid_scale']), new)]
     if name == 'affine': return [(whole, new or size)]
-    if name in ('int_to_float', 'normalize'): return []
     raise UnsupportedError(f'nobody knows which part of an image op {name!r} shows')
 
 # %% ../../nbs/run/05_geometry.ipynb #window-class
