@@ -113,27 +113,18 @@ class CategoryTarget(TargetType):
     made_by, loss, has_tta = (Categorize,), 'CrossEntropyLossFlat()', True
 
     def vocab(self, learn, classes):
-        "Of the transform that makes numbers of names."
         return next(t.vocab for t in learn.dls.valid_ds.tls[1].tfms.fs[::-1] if hasattr(t, 'vocab'))
 
-    def decodes(self, x, threshold=None):
-        "The most probable class."
-        return x.argmax(1)
-
-    def told(self, target, decoded, raw, name):
-        "Probabilities and the class."
-        return raw, name(target), np.array([int(decoded)])
+    def decodes(self, x, threshold=None): return x.argmax(1)
+    def told(self, target, decoded, raw, name): return raw, name(target), np.array([int(decoded)])
 
 class MultiCategoryTarget(CategoryTarget):
     "`MultiCategoryBlock`."
     made_by, loss, has_threshold = (OneHotEncode, EncodedMultiCategorize), 'BCEWithLogitsLossFlat()', True
 
-    def decodes(self, x, threshold=None):
-        "All classes above the threshold."
-        return x > threshold
+    def decodes(self, x, threshold=None): return x > threshold
 
     def told(self, target, decoded, raw, name):
-        "Probabilities and the classes."
         return raw, '; '.join(map(name, target)), np.asarray(decoded.cpu())
 
 class PointTarget(TargetType):
@@ -141,7 +132,6 @@ class PointTarget(TargetType):
     creates, in_pixels = (TensorPoint,), True
 
     def told(self, target, decoded, raw, name):
-        "Pixels."
         return np.asarray(target.cpu()).ravel().astype(np.float32), '', np.zeros(0, int)
 
 class MaskTarget(CategoryTarget):
@@ -150,20 +140,17 @@ class MaskTarget(CategoryTarget):
     most_classes = 255  # a mask has a byte a pixel, and 255 says that the net did not look
 
     def vocab(self, learn, classes):
-        "The codes, which `AddMaskCodes` keeps; where somebody left them out, a class is called by its number."
+        # The codes, which `AddMaskCodes` keeps; where somebody left them out, a class is called by its number.
         codes = [t.codes for t in learn.dls.valid.after_item.fs if isinstance(t, AddMaskCodes) and t.codes is not None]
         return list(codes[0] if codes else getattr(learn.dls, 'vocab', None) or range(classes))
 
-    def told(self, target, decoded, raw, name):
-        "Probabilities and the mask."
-        return raw, '', np.asarray(target.cpu())
+    def told(self, target, decoded, raw, name): return raw, '', np.asarray(target.cpu())
 
 class ImageTarget(TargetType):
     "`ImageBlock`."
     creates, is_image = (PILImage, PILImageBW), True
 
     def told(self, target, decoded, raw, name):
-        "The net's own units, and the levels."
         levels = np.asarray(target.cpu())
         return raw, '', levels[0] if len(levels) == 1 else levels.transpose(1, 2, 0)
 

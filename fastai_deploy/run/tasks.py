@@ -172,40 +172,24 @@ class Classification(Task):
     decides, numbers_are = 'labels', 'probabilities'
 
     def decode(self, spec, a, vocab):
-        "The class with the highest probability."
         index = int(a.argmax())
         return Prediction(vocab[index], index, a, vocab)
 
-    def label(self, answer):
-        "Its name."
-        return answer.label
-
-    def undecided(self, spec, a, within):
-        "Whether the two best are equally good."
-        return _gap(a)[None] <= within
-
-    def possible(self, spec, decided):
-        "Whether there is such a class."
-        return 0 <= decided[0] < spec.output.shape[0]
+    def label(self, answer): return answer.label
+    def undecided(self, spec, a, within): return _gap(a)[None] <= within
+    def possible(self, spec, decided): return 0 <= decided[0] < spec.output.shape[0]
 
     def columns(self, spec, vocab, k=1):
-        "The best class, then `k-1` more; or all probabilities."
         more = [f'{o}_{i}' for i in range(2, min(k or 1, len(vocab))+1) for o in ('label', 'prob')]
         return ['label', 'index', 'prob', *more, *([f'prob_{o}' for o in vocab] if k is None else [])]
 
     def cells(self, answer, k=1):
-        "In the same order."
         first = [*answer.to_dict().values()]
         if k is None: return first + [number(p) for p in answer.probs]
         return first + [o for name, p in answer.topk(k)[1:] for o in (name, number(p))]
 
-    def does(self, spec, names):
-        "It tells classes apart."
-        return f'tells {spec.output.shape[0]} classes apart: {names}'
-
-    def shown(self, answer, image, k=5):
-        "The `k` best, with their probabilities."
-        return dict(answer.topk(k))
+    def does(self, spec, names): return f'tells {spec.output.shape[0]} classes apart: {names}'
+    def shown(self, answer, image, k=5): return dict(answer.topk(k))
 
 # %% ../../nbs/run/07_tasks.ipynb #multi
 def _class_columns(vocab: list) -> list:
@@ -217,44 +201,28 @@ class Multilabel(Classification):
     name, decides = 'multilabel', 'lists of labels'
 
     def fault(self, spec):
-        "Labels hold above a threshold."
         if spec.output.threshold is None: return 'output: threshold is missing, and labels need one'
 
     def decode(self, spec, a, vocab):
-        "The classes above the threshold."
         chosen = a > np.float32(spec.output.threshold)
         return MultiLabel([vocab[i] for i in np.flatnonzero(chosen)], chosen, a)
 
-    def label(self, answer):
-        "Their names."
-        return '; '.join(answer.labels)
+    def label(self, answer): return '; '.join(answer.labels)
 
     def undecided(self, spec, a, within):
-        "Which of them are at the threshold."
         return np.abs(a - np.float32(spec.output.threshold)) <= within
 
-    def possible(self, spec, decided):
-        "Anything is."
-        return True
-
-    def columns(self, spec, vocab, k=1):
-        "The labels, then every probability."
-        return ['labels', *_class_columns(vocab)]
-
-    def cells(self, answer, k=1):
-        "In the same order."
-        return [';'.join(answer.labels), *map(number, answer.probs)]
+    def possible(self, spec, decided): return True
+    def columns(self, spec, vocab, k=1): return ['labels', *_class_columns(vocab)]
+    def cells(self, answer, k=1): return [';'.join(answer.labels), *map(number, answer.probs)]
 
     def facts(self, spec, vocab):
-        "The threshold, too."
         return f'{super().facts(spec, vocab)}; each holds above {spec.output.threshold:g}'
 
     def does(self, spec, names):
-        "It decides about each label."
         return f'says of {spec.output.shape[0]} labels whether they hold: {names}'
 
     def shown(self, answer, image, k=5):
-        "The best, with a tick at those that hold."
         held = set(answer.labels)
         return {('✓ ' if n in held else '') + n: p for n, p in answer.topk(max(k, len(held)))}
 
@@ -264,50 +232,32 @@ class PointsTask(Task):
     name, output, shape, finished = 'points', 'points', '[2 x points]', 'places'
     own_units, numbers_are, view = True, 'coordinates, in pixels of what the net sees', 'Image'
 
-    def fits(self, shape):
-        "Two numbers a point."
-        return super().fits(shape) and shape[0]%2 == 0
+    def fits(self, shape): return super().fits(shape) and shape[0]%2 == 0
 
     def fault(self, spec):
-        "Pixels of what? A size has to be there."
         if not any([spec.input.size, *(o.get('size') for o in spec.batch)]):
             return 'input: size is missing, and points need one'
 
     def decode(self, spec, a, vocab):
-        "The points in pixels of what the net sees."
         h, w = next((o['size'] for o in reversed(spec.batch) if o.get('size')), None) or spec.input.size
         return Points((a.reshape(-1, 2) + 1)*np.float32([w, h])/2, a, a)
 
-    def numbers(self, answer):
-        "Their pixels."
-        return answer.points.ravel()
+    def numbers(self, answer): return answer.points.ravel()
 
     def net_output(self, trace):
-        "From -1 to 1; the numbers of the trace are pixels."
+        # From -1 to 1; the numbers of the trace are pixels.
         return trace.net
 
-    def finish(self, answer):
-        "In pixels of the image itself."
-        return answer.original()
+    def finish(self, answer): return answer.original()
 
     def columns(self, spec, vocab, k=1):
-        "x_1, y_1, x_2, and so on."
         return [f'{o}_{i}' for i in range(1, spec.output.shape[0]//2 + 1) for o in 'xy']
 
-    def cells(self, answer, k=1):
-        "In the same order."
-        return [v for xy in answer.to_dict()['points'] for v in xy]
-
-    def facts(self, spec, vocab):
-        "How many."
-        return _count(spec.output.shape[0]//2, 'point')
-
-    def does(self, spec, names):
-        "It finds them."
-        return f"finds {_count(spec.output.shape[0]//2, 'point', 'a')}"
+    def cells(self, answer, k=1): return [v for xy in answer.to_dict()['points'] for v in xy]
+    def facts(self, spec, vocab): return _count(spec.output.shape[0]//2, 'point')
+    def does(self, spec, names): return f"finds {_count(spec.output.shape[0]//2, 'point', 'a')}"
 
     def shown(self, answer, image, k=5):
-        "The image with the points on it, numbered if they are several."
         img, points = image(), answer.original()
         draw, zoom = ImageDraw.Draw(img), np.array(img.size)/answer.window().picture[::-1]
         for i, (x, y) in enumerate((points*zoom).tolist(), 1):
@@ -323,29 +273,20 @@ class Segmentation(Task):
     has_vocab, decides, numbers_are, saves, view = True, 'masks', 'probabilities', 'masks', 'AnnotatedImage'
 
     def decode(self, spec, a, vocab):
-        "For each pixel the class with the highest probability."
         classes = a.argmax(0).astype(np.uint8)
         return Mask(classes, classes, a)
 
-    def undecided(self, spec, a, within):
-        "The pixels whose two best classes are equally good."
-        return _gap(a) <= within
-
-    def columns(self, spec, vocab, k=1):
-        "How much each class covers."
-        return _class_columns(vocab)
+    def undecided(self, spec, a, within): return _gap(a) <= within
+    def columns(self, spec, vocab, k=1): return _class_columns(vocab)
 
     def cells(self, answer, k=1):
-        "In the same order."
         shares = answer.shares()
         return [shares.get(name, 0.) for name in answer.vocab]
 
     def does(self, spec, names):
-        "It colours the image."
         return f'gives each pixel one of {spec.output.shape[0]} classes: {names}'
 
     def shown(self, answer, image, k=5):
-        "The image, and where on it each class is."
         img = image()
         mask = np.asarray(Image.fromarray(answer.original()).resize(img.size, Image.Resampling.NEAREST))
         return img, [((mask == i)*.55, n) for i, n in enumerate(answer.vocab) if (mask == i).any()]
@@ -356,55 +297,31 @@ class ImageToImage(Task):
     name, output, shape, finished = 'image_to_image', 'pixels', '[1 or 3, height, width]', 'levels'
     decides, saves, has_row, view = 'images', 'images', False, 'Image'
 
-    def fits(self, shape):
-        "Grey or RGB."
-        return super().fits(shape) and shape[0] in (1, 3)
+    def fits(self, shape): return super().fits(shape) and shape[0] in (1, 3)
 
     def fault(self, spec):
-        "The way back goes through `normalize`, which needs as many channels."
+        # The way back goes through `normalize`, which needs as many channels.
         for i, op in enumerate(spec.batch):
             if op['op'] == 'normalize' and len(op['mean']) not in (1, spec.output.shape[0]):
                 return f'batch[{i}]: normalize has another number of channels than the image'
 
     def decode(self, spec, a, vocab):
-        "Its levels, cut off to whole numbers."
         p = levels(spec.batch, a).astype(np.uint8)
         return Picture(p[0] if len(p) == 1 else np.ascontiguousarray(p.transpose(1, 2, 0)), a, a)
 
     def undecided(self, spec, a, within):
-        "The levels that are next to a whole number, in the units of the net's answer."
         v = levels(spec.batch, a)
         stds = [max(o['std']) for o in spec.batch if o['op'] == 'normalize']
         d = np.abs(v - v.round())/(255*max(stds, default=1))
         return (d[0] if len(d) == 1 else d.transpose(1, 2, 0)) <= within*max(1, np.abs(a).max())
 
-    def decided_mode(self, spec):
-        "The image's own mode."
-        return 'RGB' if spec.output.shape[0] == 3 else 'L'
-
-    def finish(self, answer):
-        "With channels, also where there is one."
-        return np.atleast_3d(answer.decided)
-
-    def columns(self, spec, vocab, k=1):
-        "Its size; the image itself is saved."
-        return ['height', 'width']
-
-    def cells(self, answer, k=1):
-        "In the same order."
-        return [*answer.to_dict().values()]
-
-    def facts(self, spec, vocab):
-        "Its colours."
-        return 'grey' if spec.output.shape[0] == 1 else 'RGB'
-
-    def does(self, spec, names):
-        "It makes an image."
-        return 'makes an image of an image'
-
-    def shown(self, answer, image, k=5):
-        "The image that the net made."
-        return answer.to_image()
+    def decided_mode(self, spec): return 'RGB' if spec.output.shape[0] == 3 else 'L'
+    def finish(self, answer): return np.atleast_3d(answer.decided)
+    def columns(self, spec, vocab, k=1): return ['height', 'width']
+    def cells(self, answer, k=1): return [*answer.to_dict().values()]
+    def facts(self, spec, vocab): return 'grey' if spec.output.shape[0] == 1 else 'RGB'
+    def does(self, spec, names): return 'makes an image of an image'
+    def shown(self, answer, image, k=5): return answer.to_image()
 
 # %% ../../nbs/run/07_tasks.ipynb #tasks
 _kinds = Classification, Multilabel, Regression, PointsTask, Segmentation, ImageToImage
