@@ -18,6 +18,7 @@ _homes = {
     'run.bundle': 'Bundle open_bundle', 'run.parity': 'Parity', 'run.goldens': 'Golden',
     'run.basics': 'FastaiDeployError BundleError ImageError UnsupportedError ParityError MissingExtraError'}
 _home = {name: home for home, names in _homes.items() for name in names.split()}
+__all__ = sorted(_home)
 
 def __getattr__(name):
     from importlib import import_module
