@@ -7,8 +7,7 @@ from conftest import ROOT
 
 @pytest.mark.parametrize('rule', rules.RULES, ids=lambda o: o.__name__)
 def test_rule(rule):
-    broken = rule(ROOT)
-    assert not broken, '\n'.join(broken)
+    assert not (broken := [*rule(ROOT)]), '\n'.join(broken)
 
 def nb(path, **sources):
     "Write a notebook: id -> source (a `_md` at the end of the id: Markdown), or a whole cell."
@@ -54,7 +53,7 @@ def proj(good, tmp_path):
 
 def test_good(good):
     "The sample keeps them all, so what is refused below is refused for what is broken there."
-    assert {r.__name__: r(good) for r in rules.RULES} == {r.__name__: [] for r in rules.RULES}
+    assert {r.__name__: [*r(good)] for r in rules.RULES} == {r.__name__: [] for r in rules.RULES}
 
 def module(root, text, name='run.aa'):
     p = root/'fastai_deploy'/f'{name.replace(".", "/")}.py'
@@ -133,7 +132,7 @@ BROKEN = {
 @pytest.mark.parametrize('rule,breaks', BROKEN.values(), ids=BROKEN.keys())
 def test_rule_can_fail(rule, breaks, proj):
     breaks(proj)
-    assert getattr(rules, rule)(proj) != []
+    assert [*getattr(rules, rule)(proj)] != []
 
 def test_every_rule_can_fail(): assert {r for r, _ in BROKEN.values()} == {r.__name__ for r in rules.RULES}
 
