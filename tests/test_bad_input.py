@@ -4,6 +4,7 @@ import io, struct, time
 import numpy as np
 import pytest
 from attack.images import chunk, save
+from conftest import refused
 from PIL import Image
 
 import fastai_deploy as fd
@@ -44,13 +45,11 @@ BAD = {
     'folder': ('.', 'a directory'), 'nothing': (None, 'not a path'), 'number': (3, 'not a path'),
     'floats': (np.zeros((9, 9, 3), np.float32), 'float32'), 'channels first': (np.zeros((3, 9, 9), np.uint8), 'shape'),
     'bomb': (png_header(60_000, 60_000), 'max_pixels'), 'text file': (io.StringIO('text'), 'text'),
-    'scans': (scans(4000), 'more than 100 scans'),
-    'scans, lazily': (Image.open(io.BytesIO(scans(4000))), 'more than 100'),
+    'scans': (scans(4000), 'than 100 scans'), 'scans, lazily': (Image.open(io.BytesIO(scans(4000))), 'than 100'),
     'shared tags': (shared_tags(), 'tags of'), 'run lengths': (runs(), 'run lengths'),
     'chunks': (chunks(), 'small pieces'),
     'comments': (b'P2 9 9 255\n' + b'#\n'*500_000, 'comments'), 'icon': (saved('ICO'), "ICO.*formats="),
-    'JPEG2000': (saved('JPEG2000'), "JPEG2000.*formats="), 'Targa': (saved('TGA'), 'formats=None'),
-}
+    'JPEG2000': (saved('JPEG2000'), "JPEG2000.*formats="), 'Targa': (saved('TGA'), 'formats=None')}
 
 @pytest.fixture(scope='module')
 def model(digits_bundle): return fd.load(digits_bundle)
@@ -60,10 +59,8 @@ def test_refused(kind, model):
     bad, reason = BAD[kind]
     good = jpeg()
     before = model.predict(good)
-    with pytest.raises(fd.ImageError, match=reason) as e: model.predict(bad)
-    assert '\n' not in str(e.value)
-    after = model.predict(good)
-    np.testing.assert_array_equal(before.probs, after.probs)
+    with refused(fd.ImageError, reason): model.predict(bad)
+    np.testing.assert_array_equal(before.probs, model.predict(good).probs)
 
 def test_batch(model):
     good, bad = jpeg(), [b for b, _ in BAD.values()]
@@ -88,5 +85,4 @@ def test_real_photos_pass():
 @pytest.mark.parametrize('kw', [dict(max_pixels=0), dict(max_pixels=MAX_PIXELS + 1), dict(max_pixels=1e6),
                                 dict(formats=('JPG',)), dict(formats=('EPS',))])
 def test_wrong_limits(kw):
-    with pytest.raises(fd.UnsupportedError, match=next(iter(kw))) as e: open_image(jpeg(), **kw)
-    assert '\n' not in str(e.value)
+    with refused(fd.UnsupportedError, next(iter(kw))): open_image(jpeg(), **kw)
