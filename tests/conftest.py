@@ -28,7 +28,7 @@ def said(*cmd, **kw):
     return r.stdout
 
 @contextmanager
-def refused(error, match=''):
+def refused(error, match=None):
     "What is done inside is refused, in one line in which `match` is found."
     with pytest.raises(error, match=match) as e: yield e
     assert '\n' not in str(e.value)

@@ -153,23 +153,12 @@ def _rows():
         for i, sub in enumerate(('4:4:4', '4:2:2', '4:2:0')):
             yield one('formats', f'JPEG, {way}, {sub}', saved('RGB', 'jpeg', progressive=progressive, subsampling=i))
         yield one('formats', f'JPEG, {way}, grey', saved('L', 'jpeg', progressive=progressive))
-    yield one('formats', 'JPEG, quality 1', saved('RGB', 'jpeg', quality=1))
     for m in ('1', 'L', 'LA', 'P', 'RGB', 'RGBA', 'I;16', 'RGB;16'):
         yield one('formats', f'PNG, interlaced, {m}', lambda m=m: interlaced(m))
-    yield one('formats', 'PNG, animated', lambda: film('png'))
-    yield one('formats', 'GIF, interlaced', saved('P', 'gif', interlace=True))
-    yield one('formats', 'GIF, animated', lambda: film('gif'))
-    yield one('formats', 'GIF, animated, transparent', lambda: film('gif', 'RGBA', disposal=2))
-    yield one('formats', 'WebP', saved('RGB', 'webp'))
-    yield one('formats', 'WebP, lossless, transparent', saved('RGBA', 'webp', lossless=True))
-    yield one('formats', 'WebP, animated', lambda: film('webp'))
-    yield one('formats', 'WebP, animated, transparent', lambda: film('webp', 'RGBA', lossless=True))
     for o in ('raw', 'packbits', 'tiff_lzw', 'tiff_adobe_deflate', 'jpeg'):
         yield one('formats', f'TIFF, {o}', saved('RGB', 'tiff', compression=o))
-    yield one('formats', 'TIFF, group4', saved('1', 'tiff', compression='group4'))
-    yield one('formats', 'TIFF, three pages', lambda: film('tiff'))
-    yield one('formats', 'MPO, two images', lambda: film('mpo'))
     for m in ('1', 'L', 'RGB', 'I;16'): yield one('formats', f'PPM, {m}', saved(m, 'ppm'))
+    for name, f in FORMAT.items(): yield one('formats', name, f)
     for kind in ASKED: yield one('on request', kind, saved('RGB', kind), formats=None)
     for kind in ('JPEG', 'PNG', 'WebP', 'TIFF'):
         for o in range(1, 9): yield one('EXIF', f'{kind}, orientation {o}', lambda kind=kind, o=o: turned(kind, o))
@@ -187,22 +176,28 @@ CUT = [('JPEG', saved('RGB', 'jpeg')), ('JPEG, progressive', saved('RGB', 'jpeg'
        ('WebP, animated', lambda: film('webp')), ('BMP', saved('RGB', 'bmp')), ('TIFF', saved('RGB', 'tiff')),
        ('TIFF, tiff_lzw', saved('RGB', 'tiff', compression='tiff_lzw'))]
 
+FORMAT = {'JPEG, quality 1': saved('RGB', 'jpeg', quality=1), 'GIF, interlaced': saved('P', 'gif', interlace=True),
+          'WebP': saved('RGB', 'webp'), 'WebP, lossless, transparent': saved('RGBA', 'webp', lossless=True),
+          'TIFF, group4': saved('1', 'tiff', compression='group4'), 'TIFF, three pages': lambda: film('tiff'),
+          'GIF, animated': lambda: film('gif'), 'GIF, animated, transparent': lambda: film('gif', 'RGBA', disposal=2),
+          'WebP, animated': lambda: film('webp'), 'PNG, animated': lambda: film('png'),
+          'WebP, animated, transparent': lambda: film('webp', 'RGBA', lossless=True),
+          'MPO, two images': lambda: film('mpo')}
+
 def cuts(data):
     "`data` cut off at 48 places evenly, and at each of its last 16 bytes."
     return [data[:len(data)*i//48] for i in range(48)] + [data[:-i] for i in range(16, 0, -1)]
 
+NO_PICTURE = {
+    'empty': b'', 'one byte': b'\xff', 'zeros': bytes(3000), 'noise': NOISE, 'no such file': Path('nowhere')/'cat.jpg',
+    'a folder': Path('.'), 'a web page': b'<!doctype html><html><body>404</body></html>',
+    'an SVG': b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>'}
+MAGIC = dict(JPEG=b'\xff\xd8\xff\xe0', PNG=b'\x89PNG\r\n\x1a\n', GIF=b'GIF89a', BMP=b'BM', TIFF=b'II*\0',
+             WebP=b'RIFF\xb0\x0b\0\0WEBPVP8 ')
+NO_PICTURE |= {f'{k} in its first bytes, then noise': magic + NOISE for k, magic in MAGIC.items()}
+
 def _refused(one):
-    yield one('no picture', 'empty', lambda: b'')
-    yield one('no picture', 'one byte', lambda: b'\xff')
-    yield one('no picture', 'zeros', lambda: bytes(3000))
-    yield one('no picture', 'noise', lambda: NOISE)
-    yield one('no picture', 'a web page', lambda: b'<!doctype html><html><body>404</body></html>')
-    yield one('no picture', 'an SVG', lambda: b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>')
-    for name, magic in dict(JPEG=b'\xff\xd8\xff\xe0', PNG=b'\x89PNG\r\n\x1a\n', GIF=b'GIF89a', BMP=b'BM', TIFF=b'II*\0',
-                            WebP=b'RIFF\xb0\x0b\0\0WEBPVP8 ').items():
-        yield one('no picture', f'{name} in its first bytes, then noise', lambda m=magic: m + NOISE)
-    yield one('no picture', 'no such file', lambda: Path('nowhere')/'cat.jpg')
-    yield one('no picture', 'a folder', lambda: Path('.'))
+    for name, o in NO_PICTURE.items(): yield one('no picture', name, lambda o=o: o)
     for name, f in BOMBS.items(): yield Row('bombs', f'{name}, 60000 x 60000', lambda f=f: [f(*GIANT)], True, None)
     yield one('bombs', 'PNG, 7100 x 7100', lambda: patched_png(7100, 7100), ours=True)
     yield one('bombs', 'PNG, 8000 x 7000, whole, all black', black, ours=True)

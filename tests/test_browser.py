@@ -7,6 +7,12 @@ import pytest
 gr = pytest.importorskip('gradio')
 sync = pytest.importorskip('playwright.sync_api')
 
+import fastai_deploy as fd
+from conftest import resealed
+from fastai_deploy.run.bundle import vocab_text
+from fastai_deploy.samples.digits import digits
+from test_cli import half_red, toy
+
 NAMES = 'chromium', 'chromium-browser', 'google-chrome', 'chrome', 'msedge'
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
 
@@ -22,24 +28,19 @@ def browser():
 @pytest.fixture(scope='module')
 def picture():
     "A digit that says what it is."
-    from fastai_deploy.samples.digits import digits
     return sorted((digits()/'nine').iterdir())[3]
+
+@contextmanager
+def served(*args, **kwargs):
+    "A page, served for a while."
+    page = fd.demo(*args, prevent_thread_lock=True, quiet=True, **kwargs)
+    try: yield page
+    finally: page.close(verbose=False)
 
 @pytest.fixture(scope='module')
 def site(digits_bundle):
-    "The page of the sample bundle, served."
-    import fastai_deploy as fd
-    page = fd.demo(digits_bundle, prevent_thread_lock=True, quiet=True)
-    yield page
-    page.close(verbose=False)
-
-@pytest.fixture(scope='module')
-def twin(digits_bundle, digits_learner):
-    "The page with two answers, served."
-    import fastai_deploy as fd
-    page = fd.demo(digits_bundle, digits_learner, prevent_thread_lock=True, quiet=True)
-    yield page
-    page.close(verbose=False)
+    "The page of the sample bundle."
+    with served(digits_bundle) as page: yield page
 
 UPLOAD, RESULT = '#picture input[type=file]', '[data-testid=label-output-value]'
 
@@ -60,14 +61,6 @@ def shown(tab, box='#ours'):
     tab.wait_for_selector(f'{box} {RESULT}', timeout=30_000)
     return tab.locator(f'{box} {RESULT}').inner_text().strip(), tab.locator(f'{box} dl, {box}').first.inner_text()
 
-@contextmanager
-def served(*args, **kwargs):
-    "A page of its own, served for a moment."
-    import fastai_deploy as fd
-    page = fd.demo(*args, prevent_thread_lock=True, quiet=True, **kwargs)
-    try: yield page
-    finally: page.close(verbose=False)
-
 def shot(tab, name):
     "Keep an image of the page where the caller wants one."
     if d := os.environ.get('FASTAI_DEPLOY_SHOTS'): tab.screenshot(path=os.path.join(d, f'{name}.png'), full_page=True)
@@ -75,7 +68,6 @@ def shot(tab, name):
 @pytest.mark.parametrize('width,height', [(1280, 900), (390, 844)], ids=['desk', 'phone'])
 def test_upload(browser, site, digits_bundle, picture, width, height):
     "The label and its percentage are the model's; the page fits the screen and asks nobody else for anything."
-    import fastai_deploy as fd
     tab = visit(browser, site, width, height)
     p = fd.load(digits_bundle).predict(picture)
     tab.set_input_files(UPLOAD, picture)
@@ -90,7 +82,6 @@ def test_upload(browser, site, digits_bundle, picture, width, height):
 
 def test_examples(browser, site, digits_bundle):
     "A click on a golden gives the golden's answer."
-    import fastai_deploy as fd
     tab, goldens = visit(browser, site), [g for g in fd.load(digits_bundle).goldens() if not g.drawn]
     tab.wait_for_selector('button.gallery-item')
     assert tab.locator('button.gallery-item').count() == len(goldens)
@@ -111,24 +102,17 @@ def test_bad_picture(browser, site, picture, tmp_path):
     assert shown(tab)[0] == 'nine'
     tab.close()
 
-def test_twin(browser, twin, picture):
+def test_twin(browser, digits_bundle, digits_learner, picture):
     "Both answer, they agree, and how far they are from each other is there to read."
-    tab = visit(browser, twin)
-    tab.set_input_files(UPLOAD, picture)
-    assert shown(tab, '#theirs') == tuple(o.replace('Bundle', 'fastai') for o in shown(tab))
-    assert shown(tab)[0] == 'nine'
-    said = tab.locator('#difference').inner_text()
-    assert 'Both say nine.' in said and float(re.search(r'[\d.]+e-\d+', said)[0]) <= 1e-5
-    shot(tab, 'twin')
-    tab.close()
-
-def half_red(folder):
-    "An image that is left red and right blue."
-    from PIL import Image
-    half = Image.new('RGB', (60, 80), (220, 0, 0))
-    half.paste((0, 0, 120), (30, 0, 60, 80))
-    half.save(folder/'half.png')
-    return folder/'half.png'
+    with served(digits_bundle, digits_learner) as page:
+        tab = visit(browser, page)
+        tab.set_input_files(UPLOAD, picture)
+        assert shown(tab, '#theirs') == tuple(o.replace('Bundle', 'fastai') for o in shown(tab))
+        assert shown(tab)[0] == 'nine'
+        said = tab.locator('#difference').inner_text()
+        assert 'Both say nine.' in said and float(re.search(r'[\d.]+e-\d+', said)[0]) <= 1e-5
+        shot(tab, 'twin')
+        tab.close()
 
 @pytest.mark.parametrize('width', [1280, 390], ids=['desk', 'phone'])
 @pytest.mark.parametrize('task,there', [
@@ -137,8 +121,7 @@ def half_red(folder):
     ('image_to_image', '#ours .image-frame img')])
 def test_tasks(browser, tmp_path, task, there, width):
     "The answer of each task is shown, and fits the screen."
-    from test_cli import toy
-    half = half_red(tmp_path)
+    half = half_red(tmp_path/'half.png')
     bundle = toy(tmp_path/task, task, **(dict(threshold=.55) if task == 'multilabel' else {}))
     with served(bundle) as page:
         tab = visit(browser, page, width)
@@ -157,16 +140,12 @@ FITS = 'all => all.every(e => e.scrollWidth <= e.clientWidth + 1 && e.getBoundin
 
 def renamed(path, learn, names, photo, arch):
     "A bundle of the sample model with other names for everything that has one."
-    import fastai_deploy as fd
-    from fastai_deploy.run.bundle import open_bundle
-    from fastai_deploy.run.write_bundle import write_bundle
     learn.dls.vocab.items = names
-    bundle = open_bundle(fd.export(learn, path, goldens=[photo], progress=False))
-    files = {n: bundle.read(n) for n in bundle.spec.files}
-    parity = json.loads(files['parity.json']) | dict(against=names[0])
+    bundle = fd.export(learn, path.parent/'plain', goldens=[photo], progress=False)
+    parity = json.loads((bundle/'parity.json').read_text(encoding='utf-8')) | dict(against=names[0])
     for s in parity['stages']: s['worst_item'] = names[1]
-    bundle.spec.net['arch'] = arch
-    return write_bundle(path, bundle.spec, files | {'parity.json': json.dumps(parity).encode()}, overwrite=True)
+    files = {'parity.json': json.dumps(parity).encode()}
+    return resealed(bundle, path, files, lambda spec: spec.net.update(arch=arch))
 
 @pytest.fixture
 def names(digits_learner):
@@ -218,14 +197,9 @@ def test_names_are_text(browser, names, digits_learner, picture, tmp_path):
 
 def test_legend_is_text(browser, tmp_path):
     "The names of a mask's classes, too."
-    from fastai_deploy.run.bundle import open_bundle, vocab_text
-    from fastai_deploy.run.write_bundle import write_bundle
-    from test_cli import toy
-    half = half_red(tmp_path)
-    bundle = open_bundle(toy(tmp_path/'mask', 'segmentation'))
-    files = {n: bundle.read(n) for n in bundle.spec.files}
-    files['vocab.txt'] = vocab_text([BAD[0], BAD[7], LONG[1]*2]).encode()
-    with served(write_bundle(bundle.path, bundle.spec, files, overwrite=True), description='*My* masks') as page:
+    half, vocab = half_red(tmp_path/'half.png'), vocab_text([BAD[0], BAD[7], LONG[1]*2]).encode()
+    bundle = resealed(toy(tmp_path/'toy', 'segmentation'), tmp_path/'mask', {'vocab.txt': vocab})
+    with served(bundle, description='*My* masks') as page:
         tab = visit(browser, page, 320)
         assert (tab.title(), tab.locator('#description em').inner_text()) == ('mask', 'My')
         tab.set_input_files(UPLOAD, half)

@@ -157,7 +157,8 @@ def test_only_a_sandbox_tells():
     "What is left to the sandbox passes the walk; if it no longer does, the README may promise more."
     for name, data in models.sandbox_models().items(): check_model(data, name)
 
-@pytest.mark.parametrize('damage', [models.damaged_bytes, models.damaged_graph, lambda rng, m: models.one_node(rng)])
+@pytest.mark.parametrize('damage', [models.damaged_graph, lambda rng, m: models.one_node(rng),
+                                    lambda rng, m: models.spoilt(rng, m.SerializeToString(), 5)])
 def test_one_line(damage):
     "Nothing but `BundleError` comes out of the walk, and it says one line."
     import random

@@ -173,7 +173,7 @@ def test_from_a_pickle_without_images(files, tmp_path):
 
 @pytest.mark.parametrize('size, pixels', [((32, 32), True), ((1100, 1030), False)])
 def test_no_resize(files, tmp_path, size, pixels):
-    "Where no transform resizes, the drawn images have the size that the net takes, though goldens be smaller elsewhere."
+    "Where no transform resizes, the drawn images have the size that the net takes, however large that is."
     for i, p in enumerate(files[:16]): Image.open(p).resize(size).save(tmp_path/f'{i}.png')
     dls = block_learner(fv.get_image_files(tmp_path), item=fv.ToTensor(), get_y=lambda p: int(p.stem)%2).dls
     learn = fv.Learner(dls, Small(n=2), loss_func=fv.CrossEntropyLossFlat())

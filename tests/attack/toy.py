@@ -32,3 +32,15 @@ def toy(task='classification'):
         files['parity.json'] = replay(fd.load(bundle(tmp/'b', files))).check().to_json().encode()
         b = open_bundle(bundle(tmp/'c', files))
         return b.spec, {name: b.read(name) for name in b.spec.files}
+
+def spoilt(rng, data, most=8):
+    "Some bits turned, some bytes changed, cut out or put in."
+    data = bytearray(data)
+    for _ in range(rng.randint(1, most)):
+        at, how = rng.randrange(len(data)+1), rng.randrange(5)
+        if how == 0: data[at:at] = rng.randbytes(rng.randint(1, 9))
+        elif how == 1: del data[at:at+rng.randint(1, 9)]
+        elif how == 2: data[at:at+1] = bytes([rng.choice([0, 1, 0x7f, 0x80, 0xff])])
+        elif how == 3: data[at:at+1] = bytes(o ^ 1 << rng.randrange(8) for o in data[at:at+1])
+        else: data[at:at+4] = rng.randbytes(4)
+    return bytes(data)
