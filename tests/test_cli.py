@@ -7,7 +7,6 @@ import pytest
 from PIL import Image
 
 import fastai_deploy as fd
-from fastai_deploy.run.parity import Parity
 from fastai_deploy.run.write_bundle import update_bundle
 from fastai_deploy.samples.digits import digits
 from fastai_deploy.samples.toys import toy_bundle
@@ -299,7 +298,7 @@ def test_nothing_raw_reaches_a_terminal(toys, tmp_path):
     (tmp_path/name).write_bytes((toys/'photos'/'half.png').read_bytes())
     (tmp_path/f'bad{name}').write_text('no image')
     model = toy(tmp_path/'b', 'classification', vocab=[evil, f'x{evil}', 'y'], why=f'it is {evil}\nsha256   forged')
-    parity = Parity(f'nobody{evil}\nproven: all', 'classification', files=[f'{evil}.onnx'])
+    parity = fd.Parity(f'nobody{evil}\nproven: all', 'classification', files=[f'{evil}.onnx'])
     for s in parity.stages: s.worst_item = f'{evil}\nproven: all'
     update_bundle(fd.open_bundle(model), {'parity.json': parity.to_json().encode()})
     broken = toy(tmp_path/f'b{evil}', 'points')

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import yaml
 from env import ROOT, settings
 
 DOCS, NBS = ROOT/'_docs', ROOT/'nbs'
@@ -77,7 +78,6 @@ def sphinx_cell(cell, page, site):
     "A cell as myst-nb wants it, or None: front matter becomes a title, `#|` lines become tags."
     src = ''.join(cell['source'])
     if cell['cell_type'] == 'raw':
-        import yaml
         meta = yaml.safe_load(src.strip().strip('-')) or {}
         src = f'# {meta.get("title", page)}\n\n> {meta.get("description", "")}'
     elif cell['cell_type'] == 'markdown':
@@ -104,7 +104,6 @@ def relink(text, page, site):
 
 def contents():
     "[(section or None, [notebook, ...])] from nbs/sidebar.yml."
-    import yaml
     items = yaml.safe_load((NBS/'sidebar.yml').read_text(encoding='utf-8'))['website']['sidebar']['contents']
     sections = [(o['section'], o['contents']) for o in items if isinstance(o, dict)]
     return [(None, [o for o in items if isinstance(o, str)]), *sections]

@@ -9,6 +9,7 @@ from configparser import ConfigParser
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+PETS = ROOT.parent/'shared'/'pets'/'images'    # real photos, where there are some
 DIRS = {'dev': '.venv', 'run': '.venv-run', 'latest': '.venv-latest'}
 STAMP = 'fastai_deploy.json'   # in the environment: what was asked for when it was made
 

@@ -7,7 +7,6 @@ import numpy as np
 from PIL import Image
 
 import fastai_deploy as fd
-from fastai_deploy.run.bundle import open_bundle
 from fastai_deploy.run.replay import replay
 from fastai_deploy.samples.toys import goldens_of, toy_bundle
 
@@ -30,7 +29,7 @@ def toy(task='classification'):
         tmp = Path(tmp)
         files = goldens_of(bundle(tmp/'a'), [photo(0), photo(1)])
         files['parity.json'] = replay(fd.load(bundle(tmp/'b', files))).check().to_json().encode()
-        b = open_bundle(bundle(tmp/'c', files))
+        b = fd.open_bundle(bundle(tmp/'c', files))
         return b.spec, {name: b.read(name) for name in b.spec.files}
 
 def spoilt(rng, data, most=8):
