@@ -67,7 +67,6 @@ def interlaced(mode, w=48, h=32):
     return png(np.asarray(im), colour, {'1': 1, 'I;16': 16}.get(mode, 8), palette=palette)
 
 def turned(kind, o):
-    "The card with EXIF orientation `o`."
     exif = Image.Exif()
     exif[0x112] = o
     return save(card(), kind, exif=exif)

@@ -32,14 +32,12 @@ def picture():
 
 @contextmanager
 def served(*args, **kwargs):
-    "A page, served for a while."
     page = fd.demo(*args, prevent_thread_lock=True, quiet=True, **kwargs)
     try: yield page
     finally: page.close(verbose=False)
 
 @pytest.fixture(scope='module')
 def site(digits_bundle):
-    "The page of the sample bundle."
     with served(digits_bundle) as page: yield page
 
 UPLOAD, RESULT = '#picture input[type=file]', '[data-testid=label-output-value]'

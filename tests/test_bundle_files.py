@@ -64,7 +64,6 @@ def test_reads_no_more_than_declared(toy):
     ({'parity.json': 32_000_001}, 'parity.json is larger'), ({'model.onnx': 2**31+1}, 'model.onnx is larger'),
     ({f'golden/{i}.png': 2**31 for i in range(5)}, 'larger than 8 GiB')])
 def test_limits(toy, files, why):
-    "Of each file, and of all together."
     spec = json.loads((toy/'bundle.json').read_text())
     spec['files'] |= {n: dict(sha256='0'*64, bytes=length) for n, length in files.items()}
     (toy/'bundle.json').write_text(json.dumps(spec))
@@ -154,7 +153,6 @@ def test_one_open_zip(toy, tmp_path):
     assert reads.call_count == 1 or os.name != 'posix'
 
 def test_threads(toy, tmp_path):
-    "Many read one bundle at once."
     files = {**FILES, 'model.onnx': os.urandom(3_000_000)}
     for p in (tmp_path/'big', tmp_path/'big.zip'):
         b = open_bundle(write_bundle(p, SPEC, files))

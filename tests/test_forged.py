@@ -16,7 +16,6 @@ def with_goldens(bundle, out, entries):
     return resealed(bundle, out, {'golden/golden.json': json.dumps(entries).encode()})
 
 def put(path, value):
-    "A function that sets one place in a golden."
     def change(d):
         for k in path[:-1]: d = d[k]
         d[path[-1]] = value(d[path[-1]]) if callable(value) else value

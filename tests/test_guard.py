@@ -79,7 +79,6 @@ NOT_OURS = dict(
     newer='AffineGrid Attention Gelu RMSNormalization')
 
 def source(module, pattern):
-    "The text of Python files beside a module."
     return '\n'.join(o.read_text(encoding='utf-8') for o in sorted(Path(module.__file__).parent.glob(pattern)))
 
 def writable():

@@ -14,7 +14,6 @@ from fastai_deploy.samples.train import train_digits
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
-    "(Learner, bundle): made in this environment."
     learn = train_digits()
     bundle = tmp_path_factory.mktemp('latest')/'digits'
     fd.export(learn, bundle)
@@ -57,6 +56,5 @@ def test_a_wrong_bundle_is_refused(trained, tmp_path):
     with pytest.raises(fd.BundleError): fd.load(bad)
 
 def test_outside(trained, tmp_path):
-    "Its bundle runs without any of this."
     o = json.loads(said(run_python(), '-I', ROOT/'tests'/'outside.py', trained[1], cwd=tmp_path).splitlines()[-1])
     assert o['labels_equal'] and o['golden_difference'] <= 1e-5 and not o['tried']

@@ -70,9 +70,7 @@ def part(side, folder, change=lambda made: None):
     (folder/'made.json').write_text(json.dumps(made), encoding='utf-8')
     return folder
 
-def reorder(ops, order):
-    "Have each op resize in another order."
-    return [{**o, 'order': order} if 'order' in o else o for o in ops]
+def reorder(ops, order): return [{**o, 'order': order} if 'order' in o else o for o in ops]
 
 ANOTHER = {'12.3.0': 'vertical_if_cheaper', '13.0.0': 'horizontal'}
 

@@ -58,12 +58,10 @@ class ToSteps(fv.Transform):
     def encodes(self, n: int): return (torch.arange(5) < n).float()
 
 class StepLoss(nn.BCEWithLogitsLoss):
-    "Sigmoid, then count."
     def activation(self, x): return torch.sigmoid(x)
     def decodes(self, x): return (x > .5).sum(1)
 
 class OrdinalTarget(TargetType):
-    "`ToSteps`."
     made_by, loss = (ToSteps,), 'StepLoss()'
     def decodes(self, x, threshold=None):
         return (x > .5).sum(1)

@@ -10,7 +10,6 @@ MAY_BE_THERE = ('torch', 'torchvision', 'fastai', 'fastcore', 'timm', 'nbdev', '
 
 @pytest.fixture(scope='module')
 def photos(tmp_path_factory):
-    "A few of the sample's images."
     from fastai_deploy.samples.digits import digits
     files = sorted(digits().rglob('*.jpg'))[::90]
     out = tmp_path_factory.mktemp('photos')

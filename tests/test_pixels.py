@@ -181,7 +181,6 @@ def test_window_without_item_ops():
         assert s.run(['window'], {'picture': np.zeros((7, 9, 3), np.uint8)})[0].tolist() == [0, 0, 7, 9]
 
 def bundle(folder, spec, model):
-    "A bundle of a toy net."
     vocab = 'abc' if spec.task == 'segmentation' else ''
     files = {'model.onnx': model, 'pixels.onnx': pixels_model(spec, model, vocab)}
     if vocab: files['vocab.txt'] = vocab_text(vocab).encode()

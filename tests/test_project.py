@@ -21,7 +21,6 @@ def nb(path, **sources):
     path.write_text(json.dumps(d, indent=1, sort_keys=True, ensure_ascii=False) + '\n', encoding='utf-8', newline='\n')
 
 def code(source, out=None, id='x'):
-    "A code cell with a stored output."
     return dict(cell_type='code', id=id, metadata={}, execution_count=None, source=[source],
                 outputs=[out] if out else [])
 
@@ -62,7 +61,6 @@ def module(root, text, name='run.aa'):
 
 def again(root, **cells): nb(root/'nbs'/'run'/'00_aa.ipynb', **{**GOOD, **cells})
 def more(root, n, exp, text=''):
-    "One more notebook with its module."
     folder, name = exp.split('.')
     (root/'nbs'/folder).mkdir(exist_ok=True)
     nb(root/'nbs'/folder/f'{n:02}_{name}.ipynb', exp=f'#| default_exp {exp}')

@@ -42,7 +42,6 @@ def noise(seed, *shape):
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 class One(list):
-    "A validation set."
     split_idx = 1
 
 # --- item transforms
@@ -129,7 +128,6 @@ align = st.sampled_from([True, True, False, None])
 
 @st.composite
 def crops(draw):
-    "A `RandomResizedCropGPU` of any shape."
     lo = draw(st.floats(.4, 1.2))
     return aug.RandomResizedCropGPU(draw(st.one_of(btarget, st.tuples(btarget, btarget))), mode=draw(modes),
                                     ratio=(lo, draw(st.floats(lo, 2))), valid_scale=draw(st.floats(.5, 1)))
@@ -143,7 +141,6 @@ extras = st.lists(st.one_of(*moves, *light, crops()), max_size=2)
 
 @st.composite
 def augs(draw):
-    "`aug_transforms` with any arguments."
     size = draw(bsize)
     kw = dict(mult=st.floats(.1, 2), do_flip=st.booleans(), flip_vert=st.booleans(), max_rotate=st.floats(0, 180),
               min_zoom=st.floats(.5, 1), max_zoom=st.floats(1, 2), max_lighting=st.floats(0, .4),

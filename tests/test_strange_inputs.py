@@ -33,7 +33,6 @@ class Small(nn.Module):
     def forward(self, x): return self.body(x)
 
 def small(dls, **kwargs):
-    "A Learner with that net, untrained."
     torch.manual_seed(0)
     return fv.Learner(dls, Small(), loss_func=fv.CrossEntropyLossFlat(), **kwargs)
 
@@ -117,7 +116,6 @@ class MaskAndImage(fv.Transform):
     def encodes(self, x: fv.TensorImage): return x//2
 
 def masks(files, image=fv.ImageBlock, item=(), batch=()):
-    "DataLoaders for segmentation."
     return dataloaders(files, fv.MaskBlock(CODES), mask, image, [fv.Resize(32), *item], [norm(), *batch])
 
 def segment(*args):

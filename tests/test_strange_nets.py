@@ -48,12 +48,10 @@ class Detour(nn.Module):
     def forward(self, x): return (x+self.by) - self.by
 
 def swap(root, name, new):
-    "Put `new` at the place `name` of a model."
     parent, _, last = name.rpartition('.')
     setattr(root.get_submodule(parent), last, new)
 
 def vision(arch, **kwargs):
-    "The net of a `vision_learner`."
     if isinstance(arch, str): return fv.create_timm_model(arch, 4, pretrained=False, lin_ftrs=[8], **kwargs)[0].eval()
     return fv.create_vision_model(arch, 4, pretrained=False, lin_ftrs=[8], **kwargs).eval()
 

@@ -23,7 +23,6 @@ def export(learn, path, **kwargs):
 # --- answers near zero, a single class
 
 def number(files, y, **kwargs):
-    "A regression, trained a little."
     dls = dataloaders(files, fv.RegressionBlock, y)
     torch.manual_seed(0)
     return fit(fv.vision_learner(dls, 'test_resnet', pretrained=False, lin_ftrs=[16], n_out=1, **kwargs))

@@ -25,7 +25,6 @@ def tiny(dls, n, *more, **kwargs):
     return fit(fv.Learner(dls, net, **kwargs))
 
 def pixelwise(dls, n):
-    "A Learner for masks of `n` classes."
     return fit(fv.Learner(dls, nn.Conv2d(3, n, 3, padding=1), loss_func=fv.CrossEntropyLossFlat(axis=1)))
 
 def exported(learn, out): return fd.load(fd.export(learn, out, goldens=2, progress=False, pixels=False))
@@ -181,7 +180,6 @@ def both(p): return [value(p)%2 == 0, value(p) > 5]
 
 @pytest.fixture(scope='module')
 def encoded(files):
-    "A Learner whose targets are zeros and ones."
     return tiny(dataloaders(files, fv.MultiCategoryBlock(encoded=True, vocab=['even', 'big']), both), 2)
 
 def test_encoded(encoded, tmp_path):

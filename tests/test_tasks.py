@@ -49,7 +49,6 @@ def fit(learn):
     return learn
 
 def make(files, task, **kwargs):
-    "A Learner for one of fastai's vision tasks."
     fv.set_seed(0, reproducible=True)
     block, get_y, how = dict(
         classification=(fv.CategoryBlock, fv.parent_label, {}),
@@ -203,7 +202,6 @@ def test_all_the_same_bundle(tasks, files, tmp_path, life):
 # --- other images, other vocabs
 
 class PILImageRGBA(fv.PILImage):
-    "An image of four channels."
     _open_args = dict(mode='RGBA')
 
 @pytest.mark.parametrize('cls, channels', [(fv.PILImageBW, 1), (PILImageRGBA, 4)])

@@ -80,7 +80,6 @@ def ink(photo):
     return grey < (grey.min() + grey.max())/2
 
 def corners(photo):
-    "The corners of what is drawn, (x, y) each."
     ys, xs = np.nonzero(ink(photo))
     return [[xs.min(), ys.min()], [xs.max()+1, ys.max()+1]]
 

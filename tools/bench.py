@@ -102,7 +102,6 @@ def packages_mb(name):
     return sum(p.stat().st_size for p in folder.rglob('*') if p.is_file() and not p.is_symlink())/1e6
 
 def row(what, a, b, fmt, aim):
-    "One line of the table."
     print(f'{what:62} {fmt(a):>11} {fmt(b):>11} {a/b:>8.3g}   {aim}')
     return dict(what=what, a=a, b=b, ratio=a/b, aim=aim)
 

@@ -41,7 +41,6 @@ def prose(cell):
     return '\n'.join(''.join(o.get('data', {}).get('text/markdown', '')) for o in cell.get('outputs', []))
 
 def anchors(text):
-    "The anchors of the headings in some Markdown."
     return {slug(o) for o in re.findall(r'(?m)^#+ +(.*?) *#*$', re.sub(r'(?s)```.*?```', '', text))}
 
 def tidy(cell, shown, have, site):

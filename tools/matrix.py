@@ -74,7 +74,6 @@ def versions_of(*names):
 # --- images
 
 def drawn(rng, w, h):
-    "An image with edges, slopes and noise."
     y, x = np.mgrid[:h, :w]
     a = np.stack([x*255/max(w-1, 1), y*255/max(h-1, 1), 255*((x//5 + y//7) % 2)], -1)
     return Image.fromarray((a*.7 + rng.uniform(0, 76, (h, w, 3))).astype('uint8'))
@@ -228,7 +227,6 @@ def combinations(sides):
     return res + [(sides[-1], [(p, v)]) for p in ('numpy', 'onnxruntime') for v in for_python(p)]
 
 def say(result):
-    "A result in one line."
     n = {e: sum(map(len, by.values())) for e, by in result['differ'].items()}
     v = ', '.join(f'{k} {v}' for k, v in result['versions'].items())
     return (f"fastai {result['trained']['fastai']}, Pillow {result['trained']['pillow']}, run under {v}: of "

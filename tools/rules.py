@@ -37,12 +37,9 @@ def all_cells(root):
     "(place, source, cell) of each code cell of the project."
     return [(f'{p.name}:{i}', s, c) for p in notebooks(root) for i, s, c in cells(p)]
 
-def is_export(src):
-    "Whether nbdev exports a cell with this source."
-    return bool(re.match(r'(?:[ \t]*(?:#\|.*)?\n)*[ \t]*#\|[ \t]*exports?\b', src))
+def is_export(src): return bool(re.match(r'(?:[ \t]*(?:#\|.*)?\n)*[ \t]*#\|[ \t]*exports?\b', src))
 
 def default_exp(path):
-    "The module that a notebook writes, or None."
     found = (re.search(r'(?m)^\s*#\|\s*default_exp\s+(\S+)', s) for _, s, _ in cells(path))
     return next((m[1] for m in found if m), None)
 
@@ -172,7 +169,6 @@ def downward(root):
             for name, lazy in imports(path) if (why := not_allowed(m, name, lazy, mods))]
 
 def not_allowed(m, name, lazy, mods):
-    "Why module `m` may not import `name`, or None."
     folder = m.split('.')[0]
     if folder not in OURS: return f'{folder} is no folder of the library'
     lazily = LAZILY.get(folder, []) if lazy else []

@@ -177,7 +177,6 @@ def run_net(family, name):
     return row
 
 def fill_in(row):
-    "Fill in the row, step by step."
     import numpy as np
     import onnxruntime as ort
 

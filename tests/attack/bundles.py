@@ -45,7 +45,6 @@ def zip_of(files, to, method=zipfile.ZIP_STORED, prefix=''):
     return to
 
 def places(x, path=()):
-    "The path of every value in a JSON value."
     yield path
     inner = x.items() if isinstance(x, dict) else enumerate(x) if isinstance(x, list) else ()
     for k, v in inner: yield from places(v, (*path, k))
@@ -99,13 +98,10 @@ def altered(change, methods=(0, 8)):
     return put
 
 def contents(rng, data):
-    "The list of contents is spoilt."
     at = data.index(b'PK\1\2')
     return data[:at] + spoilt(rng, data[at:])
 
-def entries(data):
-    "Where the entries of the list of contents are."
-    return [i for i in range(len(data)) if data[i:i+4] == b'PK\1\2']
+def entries(data): return [i for i in range(len(data)) if data[i:i+4] == b'PK\1\2']
 
 def forged(rng, data):
     "One number of a list of contents, or of its end, is another."
@@ -368,5 +364,4 @@ def attack(case, folder):
 
 @lru_cache
 def sound(task):
-    "What the sound bundle answers."
     with TemporaryDirectory() as tmp: return answer(fd.load(folder_of(Files(task).sealed(), Path(tmp)/'d')))

@@ -26,7 +26,6 @@ def card(mode='RGB', w=48, h=32):
     return im.convert('P').convert(mode) if mode == 'PA' else im.convert(mode)
 
 def save(im, kind, **kw):
-    "Image `im` as the bytes of a file."
     f = io.BytesIO()
     im.save(f, kind, **kw)
     return f.getvalue()

@@ -39,7 +39,6 @@ def model(nodes, inits=(), out='y', x=(1, 3, 8, 8), functions=(), domain=None):
     return h.make_model(g, ir_version=9, opset_imports=ids, functions=list(functions))
 
 def function(name, *nodes, domain='f', x='x'):
-    "A model-local function from `x` to `y`."
     ids = [h.make_opsetid('', 18), h.make_opsetid(domain, 1)] if domain else [h.make_opsetid('', 18)]
     return h.make_function(domain, name, [x], ['y'], nodes, ids)
 
@@ -66,7 +65,6 @@ def control_flow():
             'a graph where none belongs': model([node('Relu', 'x', 'y', body=same)])}
 
 def nested(depth):
-    "`If`s in `If`s."
     inner = node('Identity', 'x', 'y')
     for _ in range(depth):
         inner = node('If', 'c', 'y', then_branch=graph(inner), else_branch=graph(node('Identity', 'x', 'y')))
@@ -197,7 +195,6 @@ def fatal():
                 floats('r', *[0]*4, dims=[1, 4]), ints('b', 7), output_height=0, output_width=2**31-1)}
 
 def files():
-    "What is no ONNX file, or not quite one."
     good = net().SerializeToString()
     deep = b'\x00'
     for _ in range(40): deep = b'\x2a' + varint(len(deep) + 3) + b'\x32' + varint(len(deep)) + deep
@@ -350,7 +347,6 @@ def net():
 
 @cache
 def pixels(method):
-    "The `pixels.onnx` of such a bundle."
     op = dict(op='resize', size=[16, 16], method=method, pad_mode='reflection', resample='bilinear',
               order='vertical_if_thin')
     spec = Spec(Input([16, 16]), [op], [dict(op='int_to_float', div=255.)], dict(source='opaque', why='a toy'),
@@ -365,7 +361,6 @@ def damaged_graph(rng, m):
     return p.SerializeToString()
 
 def damage(rng, p):
-    "One change."
     bodies = [p.graph, *p.functions]
     g = rng.choice([p.graph]*3 + bodies)
     nodes, how = g.node, rng.randrange(12)

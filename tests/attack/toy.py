@@ -13,7 +13,6 @@ from fastai_deploy.samples.toys import goldens_of, toy_bundle
 TASKS = dict(classification=5, multilabel=5, regression=2, points=4, segmentation=4, image_to_image=3)  # numbers
 
 def photo(seed):
-    "Some smooth colours."
     small = np.random.default_rng(seed).integers(0, 255, (4, 5, 3), np.uint8)
     return Image.fromarray(small).resize((40, 30), Image.Resampling.BICUBIC)
 
