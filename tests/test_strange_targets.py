@@ -53,8 +53,6 @@ class Backwards(Categorize):
 def price(p): return 100. + 50*value(p)
 def number(files, get_y=price, block=fv.RegressionBlock(n_out=1)): return tiny(dataloaders(files, block, get_y), 1)
 
-def in_items(files): return with_transform(number(files), 'after_item', Halved())
-def in_batches(files): return with_transform(number(files), 'after_batch', Halved())
 def with_transform(learn, stage, t):
     getattr(learn.dls.train, stage).fs.append(t)
     return learn
@@ -66,7 +64,8 @@ DECODED = {
     'two functions': (lambda files: number(files, fv.Pipeline([price, fv.Transform(np.log, np.exp)])), 'log has a'),
     'a mask': (lambda files: pixelwise(dataloaders(files, fv.MaskBlock(['a', 'b', 'c']), fv.Pipeline([mask, Recode()])),
                                        3), 'Recode has a `decodes`'),
-    'in items': (in_items, 'after_item: Halved has a'), 'in batches': (in_batches, 'after_batch: Halved has a'),
+    'in items': (lambda files: with_transform(number(files), 'after_item', Halved()), 'after_item: Halved has a'),
+    'in batches': (lambda files: with_transform(number(files), 'after_batch', Halved()), 'after_batch: Halved has a'),
     'a Categorize of its own': (lambda files: plain(dataloaders(files, fv.TransformBlock(type_tfms=Backwards()),
                                                                 fv.parent_label)), 'Backwards')}
 

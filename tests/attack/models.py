@@ -271,27 +271,20 @@ EXTREMES = 0, -1, 1, 7, -2**63, 2**63-1, 2**31, 2**32, -2**31, 2**16
 
 def changed(v, rng):
     "An argument as nobody means it: an attribute's value or an input's array."
+    extreme = rng.choice(EXTREMES)
     if isinstance(v, np.ndarray) and v.dtype == np.int64:
-        a, how = v.copy(), rng.randrange(5)
-        if how == 0: return np.full_like(a, rng.choice(EXTREMES))
-        if how == 1: return np.zeros([0]*max(a.ndim, 1), np.int64)
-        if how == 2: return np.tile(a, rng.choice((2, 40)))
-        a.ravel()[rng.randrange(a.size)] = rng.choice(EXTREMES)
-        return a
+        one = np.where(np.arange(v.size).reshape(v.shape) == rng.randrange(max(v.size, 1)), extreme, v)
+        return rng.choice([np.full_like(v, extreme), np.zeros([0]*max(v.ndim, 1), np.int64),
+                           np.tile(v, rng.choice((2, 40))), one, one])
     if isinstance(v, np.ndarray):
-        how = rng.randrange(5)
-        if how == 0: return np.zeros([0]*v.ndim, v.dtype)
-        if how == 1: return v.ravel()[:1].reshape([])
-        if how == 2: return v[None]
-        if how == 3: return v.astype(rng.choice([np.float64, np.float32, np.int64, np.int32, np.uint8, bool]))
-        return np.full_like(v, rng.choice([0, 1, np.nan, np.inf]) if v.dtype.kind == 'f' else 0)
+        kind = rng.choice([np.float64, np.float32, np.int64, np.int32, np.uint8, bool])
+        level = rng.choice([0, 1, np.nan, np.inf]) if v.dtype.kind == 'f' else 0
+        return rng.choice([np.zeros([0]*v.ndim, v.dtype), v.ravel()[0] if v.size else v, v[None], v.astype(kind),
+                           np.full_like(v, level)])
     if isinstance(v, list):
-        how = rng.randrange(4)
-        if how == 0: return [rng.choice(EXTREMES)]*len(v)
-        if how == 1: return v[:1]
-        if how == 2: return v*rng.choice((2, 20))
-        return [rng.choice(EXTREMES) if i == rng.randrange(len(v)) else o for i, o in enumerate(v)]
-    if isinstance(v, int): return rng.choice(EXTREMES)
+        one = [extreme if i == rng.randrange(len(v)) else o for i, o in enumerate(v)]
+        return rng.choice([[extreme]*len(v), v[:1], v*rng.choice((2, 20)), one])
+    if isinstance(v, int): return extreme
     if isinstance(v, float): return rng.choice([0., -1., float('nan'), float('inf'), 1e38])
     return rng.choice(['', v.upper(), 'linear', 'wrap', 'a,b->', '...', '...i,...j->...ij', 'aaaa,bbbb->', 'cubic',
                        'x'*500])
