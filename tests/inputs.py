@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from attack.images import card as gradient, chunk, save
+from attack.images import card as gradient, chunk, save, tiff
 from fastai.vision.core import PILImage, PILImageBW
 from PIL import Image
 
@@ -117,8 +117,7 @@ def tiled(w, h):
     "A TIFF of 48 x 32 grey pixels, said to be cut out of one tile of `w` x `h`."
     data = zlib.compress(bytes(48*32))
     tags = {256: 48, 257: 32, 258: 8, 259: 8, 262: 1, 277: 1, 322: w, 323: h, 324: 8, 325: len(data)}
-    tags = b''.join(struct.pack('<HHII', k, 4, 1, v) for k, v in tags.items())
-    return b'II*\0' + struct.pack('<I', 8 + len(data)) + data + struct.pack('<H', 10) + tags + bytes(4)
+    return tiff({k: (4, 1, v) for k, v in tags.items()}, data)
 
 NOISE = np.random.default_rng(1).bytes(3000)
 GIANT = 60_000, 60_000

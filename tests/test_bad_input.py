@@ -3,7 +3,7 @@ import io, struct, time
 
 import numpy as np
 import pytest
-from attack.images import chunk, save
+from attack.images import chunk, save, tiff
 from conftest import refused
 from PIL import Image
 
@@ -24,8 +24,7 @@ def scans(n):
 
 def shared_tags(n=20_000):
     "A TIFF of `n` tags at one place of 100 KB: 2 GB in Pillow's memory."
-    tags = b''.join(struct.pack('<HHII', 700 + i, 7, 100_000, 8) for i in range(n))
-    return b'II*\0' + struct.pack('<I', 100_008) + bytes(100_000) + struct.pack('<H', n) + tags + bytes(4)
+    return tiff({700 + i: (7, 100_000, 8) for i in range(n)}, bytes(100_000))
 
 def runs():
     "A BMP of 50 million pixels in one row, run lengths that say 255 rows of nothing: 12 GB in Pillow's memory."

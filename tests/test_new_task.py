@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest.importorskip('fastai')
-import fastai.vision.all as fv
+fv = pytest.importorskip('fastai.vision.all')
 import torch
 from torch import nn
 

@@ -7,11 +7,10 @@ import os, zlib
 import numpy as np
 import pytest
 
-pytest.importorskip('onnx')
+onnx = pytest.importorskip('onnx')
 pytest.importorskip('onnxscript')
 
 import fastai_deploy as fd
-import onnx
 import onnxruntime as ort
 from onnx import helper
 from PIL import Image
