@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from attack.images import card as gradient, chunk, save, tiff
+from attack.images import card as gradient, chunk, giant_png, giant_tiff, save, tiff
 from fastai.vision.core import PILImage, PILImageBW
 from PIL import Image
 
@@ -73,27 +73,11 @@ def turned(kind, o):
 
 # --- what is no image, and what claims to be a giant
 
-def patched_png(w, h):
-    "The card's PNG with `w` x `h` in the header."
-    b = save(card(), 'png')
-    head = b'IHDR' + struct.pack('>II', w, h) + b[24:29]
-    return b[:12] + head + struct.pack('>I', zlib.crc32(head)) + b[33:]
-
 def patched(kind, at, fmt, w, h):
     "The card as a file with `w` and `h` written over the bytes at `at`."
     b = bytearray(save(card(), kind))
     at = b.index(at) + len(at) if isinstance(at, bytes) else at
     struct.pack_into(fmt, b, at, w, h)
-    return bytes(b)
-
-def patched_tiff(w, h):
-    "The card's TIFF with `w` x `h` in its tags."
-    b = bytearray(save(card(), 'tiff'))
-    first, = struct.unpack_from('<I', b, 4)
-    for i in range(struct.unpack_from('<H', b, first)[0]):
-        at = first + 2 + 12*i
-        tag, kind = struct.unpack_from('<HH', b, at)
-        if tag in (256, 257): struct.pack_into('<HHII', b, at, tag, 4, 1, w if tag == 256 else h)
     return bytes(b)
 
 def patched_webp(w, h):
@@ -105,12 +89,12 @@ def patched_webp(w, h):
 
 def icon(w, h):
     "A Windows icon said to be 48 x 48, whose one image is a PNG that says `w` x `h`."
-    pic = patched_png(w, h)
+    pic = giant_png(w, h)
     return struct.pack('<3H4B2H2I', 0, 1, 1, 48, 48, 0, 0, 1, 32, len(pic), 22) + pic
 
 def mac_icon(w, h):
     "A Mac icon said to be 128 x 128, whose one image is a PNG that says `w` x `h`."
-    pic = patched_png(w, h)
+    pic = giant_png(w, h)
     return b'icns' + struct.pack('>I', 16 + len(pic)) + b'ic07' + struct.pack('>I', 8 + len(pic)) + pic
 
 def tiled(w, h):
@@ -197,14 +181,14 @@ NO_PICTURE |= {f'{k} in its first bytes, then noise': magic + NOISE for k, magic
 def _refused(one):
     for name, o in NO_PICTURE.items(): yield one('no picture', name, lambda o=o: o)
     for name, f in BOMBS.items(): yield Row('bombs', f'{name}, 60000 x 60000', lambda f=f: [f(*GIANT)], True, None)
-    yield one('bombs', 'PNG, 7100 x 7100', lambda: patched_png(7100, 7100), ours=True)
+    yield one('bombs', 'PNG, 7100 x 7100', lambda: giant_png(7100, 7100), ours=True)
     yield one('bombs', 'PNG, 8000 x 7000, whole, all black', black, ours=True)
 
 def black(): return save(Image.new('1', (8000, 7000)), 'png')
 
-BOMBS = {'PNG': patched_png, 'GIF': lambda w, h: patched('gif', 6, '<HH', w, h),
+BOMBS = {'PNG': giant_png, 'GIF': lambda w, h: patched('gif', 6, '<HH', w, h),
          'JPEG': lambda w, h: patched('jpeg', b'\xff\xc0\0\x11\x08', '>HH', h, w),
-         'BMP': lambda w, h: patched('bmp', 18, '<ii', w, h), 'TIFF': patched_tiff, 'WebP': patched_webp,
+         'BMP': lambda w, h: patched('bmp', 18, '<ii', w, h), 'TIFF': giant_tiff, 'WebP': patched_webp,
          'icon with a PNG': icon, 'Mac icon with a PNG': mac_icon, 'TIFF with a tile': tiled}
 
 ROWS = list(_rows())

@@ -3,7 +3,7 @@ import io, struct, time
 
 import numpy as np
 import pytest
-from attack.images import chunk, save, tiff
+from attack.images import chunk, giant_png, save, tiff
 from conftest import refused
 from PIL import Image
 
@@ -11,11 +11,6 @@ import fastai_deploy as fd
 from fastai_deploy.run.image import MAX_PIXELS, open_image
 
 def jpeg(size=(40, 30)): return save(Image.effect_noise(size, 90).convert('RGB'), 'jpeg')
-
-def png_header(width, height):
-    "A PNG of one grey pixel that says it is much larger."
-    data = save(Image.new('L', (1, 1)), 'png')
-    return data[:8] + chunk(b'IHDR', struct.pack('>II', width, height) + data[24:29]) + data[33:]
 
 def scans(n):
     "A progressive JPEG of `n` scans."
@@ -43,7 +38,7 @@ BAD = {
     'truncated': (jpeg((200, 200))[:2000], 'truncated'), 'no such file': ('nowhere/cat.jpg', 'no such file'),
     'folder': ('.', 'a directory'), 'nothing': (None, 'not a path'), 'number': (3, 'not a path'),
     'floats': (np.zeros((9, 9, 3), np.float32), 'float32'), 'channels first': (np.zeros((3, 9, 9), np.uint8), 'shape'),
-    'bomb': (png_header(60_000, 60_000), 'max_pixels'), 'text file': (io.StringIO('text'), 'text'),
+    'bomb': (giant_png(60_000, 60_000), 'max_pixels'), 'text file': (io.StringIO('text'), 'text'),
     'scans': (scans(4000), 'than 100 scans'), 'scans, lazily': (Image.open(io.BytesIO(scans(4000))), 'than 100'),
     'shared tags': (shared_tags(), 'tags of'), 'run lengths': (runs(), 'run lengths'),
     'chunks': (chunks(), 'small pieces'),

@@ -132,8 +132,6 @@ def test_table():
     assert {r['trained']['pillow'] for r in rows} == set(matrix.TRAINED)
     assert all(r['pictures'] >= 200 and r['transforms'] >= 7 for r in rows)    # one of each kind, at least
 
-def test_make_target(): assert 'matrix:' in (ROOT/'Makefile').read_text(encoding='utf-8')
-
 def test_versions_of_a_python():
     assert matrix.for_python('pillow', 10)[-1] == '12.3.0' and matrix.for_python('pillow', 14)[-1] == '13.0.0'
 

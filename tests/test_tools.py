@@ -8,6 +8,9 @@ import pytest
 import readme
 from conftest import ROOT, said
 
+def test_make_targets():
+    assert {'zoo', 'matrix'} <= {*re.findall(r'(?m)^(\w+):', (ROOT/'Makefile').read_text(encoding='utf-8'))}
+
 def test_requirement_lists():
     "The run side gets three packages and no more; the newest fastai comes without nbdev."
     run, dev, latest = (tools_env.requirements(o) for o in ('run', 'dev', 'latest'))

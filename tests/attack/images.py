@@ -199,12 +199,22 @@ def exif(rng):
         return b[:33] + chunk(b'tEXt', text) + b[33:]
     return save(card(), 'WEBP', exif=b'Exif\0\0' + block)
 
+def giant_png(w, h):
+    "A small PNG that says it is `w` x `h`."
+    b = save(card('L'), 'PNG')
+    return mended(b[:16] + struct.pack('>II', w, h) + b[24:])
+
+def giant_tiff(w, h, compression=1, rows=1):
+    "A TIFF of 99 bytes that says it is `w` x `h`, in strips of `rows`."
+    return tiff({256: (4, 1, w), 257: (4, 1, h), 258: (3, 1, 8), 259: (3, 1, compression), 262: (3, 1, 1),
+                 277: (3, 1, 1), 278: (4, 1, rows), 273: (4, 1, 8), 279: (4, 1, 99)}, bytes(99))
+
 def giants(rng):
     "Headers that say far more, or just less, than may be; whole images of one colour that are as large as may be."
     w, h = rng.choice(((60_000, 60_000), (50_000_000, 1), (1, 50_000_000), (65_535, 65_535), (2**31 - 1, 1), (0, 5),
                        (7000, 7142)))
     b = save(card('L'), kind := rng.choice(('PNG', 'BMP', 'GIF', 'JPEG', 'PPM', 'TIFF')))
-    if kind == 'PNG': return mended(b[:16] + struct.pack('>II', w, h) + b[24:])
+    if kind == 'PNG': return giant_png(w, h)
     if kind == 'BMP': return b[:18] + struct.pack('<Ii', w, rng.choice((h, -h))) + b[26:]
     if kind == 'GIF': return b[:6] + struct.pack('<HH', w & 65535, h & 65535) + b[10:]
     if kind == 'JPEG':
@@ -213,8 +223,7 @@ def giants(rng):
     if kind == 'PPM':
         head = b'%s %d %d %d\n' % (rng.choice((b'P4', b'P5', b'P6', b'Pf')), w, h, rng.choice((1, 255, 65535)))
         return head + b[15:]
-    return tiff({256: (4, 1, w), 257: (4, 1, h), 258: (3, 1, 8), 259: (3, 1, rng.choice((1, 5, 8))), 262: (3, 1, 1),
-                 277: (3, 1, 1), 278: (4, 1, rng.choice((1, h))), 273: (4, 1, 8), 279: (4, 1, 99)}, bytes(99))
+    return giant_tiff(w, h, rng.choice((1, 5, 8)), rng.choice((1, h)))
 
 WHOLE = [(kind, kw) for kind, kw in (('PNG', {}), ('PNG', dict(bits=1)), ('JPEG', {}), ('JPEG', dict(progressive=True)),
          ('GIF', {}), ('WEBP', dict(lossless=True, method=0)), ('TIFF', dict(compression='tiff_lzw')),
