@@ -202,7 +202,8 @@ def documented(root):
         if '_' in (n.name[0], patched(n)[:1]): continue    # private, or a method of a private class
         bad += [f'{m}.{n.name}: no docment for {o.arg}' for o in args
                 if o.arg not in ('self', 'cls') and '#' not in texts[m].splitlines()[o.lineno - 1]]
-        bad += [f'{m}.{n.name}: no one-line docstring of {f.name}' for f in [n, *methods] if not one_line(f)]
+        bad += [f'{m}.{n.name}: no one-line docstring of {f.name}' for f in [n, *methods]
+                if '\n' in (ast.get_docstring(f) or '\n')]
     return bad
 
 def patched(n):
@@ -217,11 +218,6 @@ def inherited_methods(nodes):
         n.name for n in nodes if patched(n) == k}
     def inherited(k): return {f for b in bases(k) for f in own(b) | inherited(b)}
     return {k: inherited(k) for k in classes}
-
-def one_line(n):
-    "Whether a function or class has a docstring of one line."
-    doc = ast.get_docstring(n)
-    return bool(doc) and '\n' not in doc
 
 # --- files that must agree
 
