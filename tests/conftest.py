@@ -1,9 +1,14 @@
 "Shared fixtures: one sample Learner and one bundle for the whole run. In CI a skipped test is a failed one."
 import os, shutil, subprocess, sys
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 from filelock import FileLock
+
+from fastai_deploy.run.bundle import open_bundle
+from fastai_deploy.run.write_bundle import write_bundle
 
 ROOT = Path(__file__).resolve().parent.parent
 PETS = ROOT.parent/'shared'/'pets'/'images'
@@ -21,6 +26,26 @@ def said(*cmd, **kw):
     r = subprocess.run([*map(str, cmd)], **kw)
     assert r.returncode == 0, f'{r.returncode}: {r.stdout[-2000:]}{r.stderr[-4000:]}'
     return r.stdout
+
+@contextmanager
+def refused(error, match=None):
+    "What is done inside is refused, in one line in which `match` is found."
+    with pytest.raises(error, match=match) as e: yield e
+    assert '\n' not in str(e.value)
+
+def resealed(bundle, out, files=(), change=lambda spec: None):
+    "A copy of a bundle with other files or another spec, sealed as if it were right."
+    b = open_bundle(bundle)
+    change(b.spec)
+    return write_bundle(out, b.spec, {n: b.read(n) for n in b.spec.files} | dict(files))
+
+def same_answers(model, learn, items, image=lambda p: p):
+    "`model.predict` says what `learn.predict` says; `image`: what the Learner opens for an item."
+    for p in items:
+        with learn.no_bar(), learn.no_logging(): told, _, raw = learn.predict(p)
+        got = model.predict(image(p))
+        np.testing.assert_allclose(got[2], raw.numpy(), atol=1e-5*max(1, float(raw.abs().max())))
+        assert getattr(got, 'labels', None) in (None, list(told)) and getattr(got, 'label', told) == told
 
 def _skip_is_failure(rep, allowed=False):
     "In CI everything that a test needs is there, so a skip hides a hole."

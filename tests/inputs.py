@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from attack.images import card as gradient, chunk, save
+from attack.images import card as gradient, chunk, giant_png, giant_tiff, save, tiff
 from fastai.vision.core import PILImage, PILImageBW
 from PIL import Image
 
@@ -67,34 +67,17 @@ def interlaced(mode, w=48, h=32):
     return png(np.asarray(im), colour, {'1': 1, 'I;16': 16}.get(mode, 8), palette=palette)
 
 def turned(kind, o):
-    "The card with EXIF orientation `o`."
     exif = Image.Exif()
     exif[0x112] = o
     return save(card(), kind, exif=exif)
 
 # --- what is no image, and what claims to be a giant
 
-def patched_png(w, h):
-    "The card's PNG with `w` x `h` in the header."
-    b = save(card(), 'png')
-    head = b'IHDR' + struct.pack('>II', w, h) + b[24:29]
-    return b[:12] + head + struct.pack('>I', zlib.crc32(head)) + b[33:]
-
 def patched(kind, at, fmt, w, h):
     "The card as a file with `w` and `h` written over the bytes at `at`."
     b = bytearray(save(card(), kind))
     at = b.index(at) + len(at) if isinstance(at, bytes) else at
     struct.pack_into(fmt, b, at, w, h)
-    return bytes(b)
-
-def patched_tiff(w, h):
-    "The card's TIFF with `w` x `h` in its tags."
-    b = bytearray(save(card(), 'tiff'))
-    first, = struct.unpack_from('<I', b, 4)
-    for i in range(struct.unpack_from('<H', b, first)[0]):
-        at = first + 2 + 12*i
-        tag, kind = struct.unpack_from('<HH', b, at)
-        if tag in (256, 257): struct.pack_into('<HHII', b, at, tag, 4, 1, w if tag == 256 else h)
     return bytes(b)
 
 def patched_webp(w, h):
@@ -106,20 +89,19 @@ def patched_webp(w, h):
 
 def icon(w, h):
     "A Windows icon said to be 48 x 48, whose one image is a PNG that says `w` x `h`."
-    pic = patched_png(w, h)
+    pic = giant_png(w, h)
     return struct.pack('<3H4B2H2I', 0, 1, 1, 48, 48, 0, 0, 1, 32, len(pic), 22) + pic
 
 def mac_icon(w, h):
     "A Mac icon said to be 128 x 128, whose one image is a PNG that says `w` x `h`."
-    pic = patched_png(w, h)
+    pic = giant_png(w, h)
     return b'icns' + struct.pack('>I', 16 + len(pic)) + b'ic07' + struct.pack('>I', 8 + len(pic)) + pic
 
 def tiled(w, h):
     "A TIFF of 48 x 32 grey pixels, said to be cut out of one tile of `w` x `h`."
     data = zlib.compress(bytes(48*32))
     tags = {256: 48, 257: 32, 258: 8, 259: 8, 262: 1, 277: 1, 322: w, 323: h, 324: 8, 325: len(data)}
-    tags = b''.join(struct.pack('<HHII', k, 4, 1, v) for k, v in tags.items())
-    return b'II*\0' + struct.pack('<I', 8 + len(data)) + data + struct.pack('<H', 10) + tags + bytes(4)
+    return tiff({k: (4, 1, v) for k, v in tags.items()}, data)
 
 NOISE = np.random.default_rng(1).bytes(3000)
 GIANT = 60_000, 60_000
@@ -153,23 +135,12 @@ def _rows():
         for i, sub in enumerate(('4:4:4', '4:2:2', '4:2:0')):
             yield one('formats', f'JPEG, {way}, {sub}', saved('RGB', 'jpeg', progressive=progressive, subsampling=i))
         yield one('formats', f'JPEG, {way}, grey', saved('L', 'jpeg', progressive=progressive))
-    yield one('formats', 'JPEG, quality 1', saved('RGB', 'jpeg', quality=1))
     for m in ('1', 'L', 'LA', 'P', 'RGB', 'RGBA', 'I;16', 'RGB;16'):
         yield one('formats', f'PNG, interlaced, {m}', lambda m=m: interlaced(m))
-    yield one('formats', 'PNG, animated', lambda: film('png'))
-    yield one('formats', 'GIF, interlaced', saved('P', 'gif', interlace=True))
-    yield one('formats', 'GIF, animated', lambda: film('gif'))
-    yield one('formats', 'GIF, animated, transparent', lambda: film('gif', 'RGBA', disposal=2))
-    yield one('formats', 'WebP', saved('RGB', 'webp'))
-    yield one('formats', 'WebP, lossless, transparent', saved('RGBA', 'webp', lossless=True))
-    yield one('formats', 'WebP, animated', lambda: film('webp'))
-    yield one('formats', 'WebP, animated, transparent', lambda: film('webp', 'RGBA', lossless=True))
     for o in ('raw', 'packbits', 'tiff_lzw', 'tiff_adobe_deflate', 'jpeg'):
         yield one('formats', f'TIFF, {o}', saved('RGB', 'tiff', compression=o))
-    yield one('formats', 'TIFF, group4', saved('1', 'tiff', compression='group4'))
-    yield one('formats', 'TIFF, three pages', lambda: film('tiff'))
-    yield one('formats', 'MPO, two images', lambda: film('mpo'))
     for m in ('1', 'L', 'RGB', 'I;16'): yield one('formats', f'PPM, {m}', saved(m, 'ppm'))
+    for name, f in FORMAT.items(): yield one('formats', name, f)
     for kind in ASKED: yield one('on request', kind, saved('RGB', kind), formats=None)
     for kind in ('JPEG', 'PNG', 'WebP', 'TIFF'):
         for o in range(1, 9): yield one('EXIF', f'{kind}, orientation {o}', lambda kind=kind, o=o: turned(kind, o))
@@ -187,31 +158,37 @@ CUT = [('JPEG', saved('RGB', 'jpeg')), ('JPEG, progressive', saved('RGB', 'jpeg'
        ('WebP, animated', lambda: film('webp')), ('BMP', saved('RGB', 'bmp')), ('TIFF', saved('RGB', 'tiff')),
        ('TIFF, tiff_lzw', saved('RGB', 'tiff', compression='tiff_lzw'))]
 
+FORMAT = {'JPEG, quality 1': saved('RGB', 'jpeg', quality=1), 'GIF, interlaced': saved('P', 'gif', interlace=True),
+          'WebP': saved('RGB', 'webp'), 'WebP, lossless, transparent': saved('RGBA', 'webp', lossless=True),
+          'TIFF, group4': saved('1', 'tiff', compression='group4'), 'TIFF, three pages': lambda: film('tiff'),
+          'GIF, animated': lambda: film('gif'), 'GIF, animated, transparent': lambda: film('gif', 'RGBA', disposal=2),
+          'WebP, animated': lambda: film('webp'), 'PNG, animated': lambda: film('png'),
+          'WebP, animated, transparent': lambda: film('webp', 'RGBA', lossless=True),
+          'MPO, two images': lambda: film('mpo')}
+
 def cuts(data):
     "`data` cut off at 48 places evenly, and at each of its last 16 bytes."
     return [data[:len(data)*i//48] for i in range(48)] + [data[:-i] for i in range(16, 0, -1)]
 
+NO_PICTURE = {
+    'empty': b'', 'one byte': b'\xff', 'zeros': bytes(3000), 'noise': NOISE, 'no such file': Path('nowhere')/'cat.jpg',
+    'a folder': Path('.'), 'a web page': b'<!doctype html><html><body>404</body></html>',
+    'an SVG': b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>'}
+MAGIC = dict(JPEG=b'\xff\xd8\xff\xe0', PNG=b'\x89PNG\r\n\x1a\n', GIF=b'GIF89a', BMP=b'BM', TIFF=b'II*\0',
+             WebP=b'RIFF\xb0\x0b\0\0WEBPVP8 ')
+NO_PICTURE |= {f'{k} in its first bytes, then noise': magic + NOISE for k, magic in MAGIC.items()}
+
 def _refused(one):
-    yield one('no picture', 'empty', lambda: b'')
-    yield one('no picture', 'one byte', lambda: b'\xff')
-    yield one('no picture', 'zeros', lambda: bytes(3000))
-    yield one('no picture', 'noise', lambda: NOISE)
-    yield one('no picture', 'a web page', lambda: b'<!doctype html><html><body>404</body></html>')
-    yield one('no picture', 'an SVG', lambda: b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>')
-    for name, magic in dict(JPEG=b'\xff\xd8\xff\xe0', PNG=b'\x89PNG\r\n\x1a\n', GIF=b'GIF89a', BMP=b'BM', TIFF=b'II*\0',
-                            WebP=b'RIFF\xb0\x0b\0\0WEBPVP8 ').items():
-        yield one('no picture', f'{name} in its first bytes, then noise', lambda m=magic: m + NOISE)
-    yield one('no picture', 'no such file', lambda: Path('nowhere')/'cat.jpg')
-    yield one('no picture', 'a folder', lambda: Path('.'))
+    for name, o in NO_PICTURE.items(): yield one('no picture', name, lambda o=o: o)
     for name, f in BOMBS.items(): yield Row('bombs', f'{name}, 60000 x 60000', lambda f=f: [f(*GIANT)], True, None)
-    yield one('bombs', 'PNG, 7100 x 7100', lambda: patched_png(7100, 7100), ours=True)
+    yield one('bombs', 'PNG, 7100 x 7100', lambda: giant_png(7100, 7100), ours=True)
     yield one('bombs', 'PNG, 8000 x 7000, whole, all black', black, ours=True)
 
 def black(): return save(Image.new('1', (8000, 7000)), 'png')
 
-BOMBS = {'PNG': patched_png, 'GIF': lambda w, h: patched('gif', 6, '<HH', w, h),
+BOMBS = {'PNG': giant_png, 'GIF': lambda w, h: patched('gif', 6, '<HH', w, h),
          'JPEG': lambda w, h: patched('jpeg', b'\xff\xc0\0\x11\x08', '>HH', h, w),
-         'BMP': lambda w, h: patched('bmp', 18, '<ii', w, h), 'TIFF': patched_tiff, 'WebP': patched_webp,
+         'BMP': lambda w, h: patched('bmp', 18, '<ii', w, h), 'TIFF': giant_tiff, 'WebP': patched_webp,
          'icon with a PNG': icon, 'Mac icon with a PNG': mac_icon, 'TIFF with a tile': tiled}
 
 ROWS = list(_rows())

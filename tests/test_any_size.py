@@ -9,8 +9,7 @@ from PIL import Image
 import fastai_deploy as fd
 from conftest import ROOT, said
 
-pytest.importorskip('fastai.vision.all')
-import fastai.vision.all as fv
+fv = pytest.importorskip('fastai.vision.all')
 
 from fastai_deploy.samples.digits import digits
 

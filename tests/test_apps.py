@@ -4,10 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from fastai_deploy import load, verify
+from fastai_deploy import BundleError, FastaiDeployError, load, open_bundle, verify
 from fastai_deploy.serve.programs import app_names, copy_app
-from fastai_deploy.run.bundle import open_bundle
-from fastai_deploy.run.basics import BundleError, FastaiDeployError
 
 APPS = Path(__file__).resolve().parent.parent/'apps'
 KEYS = {'about', 'needs', 'decoder', 'debian', 'build', 'run', 'test'}

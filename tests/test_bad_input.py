@@ -3,18 +3,14 @@ import io, struct, time
 
 import numpy as np
 import pytest
-from attack.images import chunk, save
+from attack.images import chunk, giant_png, save, tiff
+from conftest import refused
 from PIL import Image
 
 import fastai_deploy as fd
 from fastai_deploy.run.image import MAX_PIXELS, open_image
 
 def jpeg(size=(40, 30)): return save(Image.effect_noise(size, 90).convert('RGB'), 'jpeg')
-
-def png_header(width, height):
-    "A PNG of one grey pixel that says it is much larger."
-    data = save(Image.new('L', (1, 1)), 'png')
-    return data[:8] + chunk(b'IHDR', struct.pack('>II', width, height) + data[24:29]) + data[33:]
 
 def scans(n):
     "A progressive JPEG of `n` scans."
@@ -23,8 +19,7 @@ def scans(n):
 
 def shared_tags(n=20_000):
     "A TIFF of `n` tags at one place of 100 KB: 2 GB in Pillow's memory."
-    tags = b''.join(struct.pack('<HHII', 700 + i, 7, 100_000, 8) for i in range(n))
-    return b'II*\0' + struct.pack('<I', 100_008) + bytes(100_000) + struct.pack('<H', n) + tags + bytes(4)
+    return tiff({700 + i: (7, 100_000, 8) for i in range(n)}, bytes(100_000))
 
 def runs():
     "A BMP of 50 million pixels in one row, run lengths that say 255 rows of nothing: 12 GB in Pillow's memory."
@@ -43,14 +38,12 @@ BAD = {
     'truncated': (jpeg((200, 200))[:2000], 'truncated'), 'no such file': ('nowhere/cat.jpg', 'no such file'),
     'folder': ('.', 'a directory'), 'nothing': (None, 'not a path'), 'number': (3, 'not a path'),
     'floats': (np.zeros((9, 9, 3), np.float32), 'float32'), 'channels first': (np.zeros((3, 9, 9), np.uint8), 'shape'),
-    'bomb': (png_header(60_000, 60_000), 'max_pixels'), 'text file': (io.StringIO('text'), 'text'),
-    'scans': (scans(4000), 'more than 100 scans'),
-    'scans, lazily': (Image.open(io.BytesIO(scans(4000))), 'more than 100'),
+    'bomb': (giant_png(60_000, 60_000), 'max_pixels'), 'text file': (io.StringIO('text'), 'text'),
+    'scans': (scans(4000), 'than 100 scans'), 'scans, lazily': (Image.open(io.BytesIO(scans(4000))), 'than 100'),
     'shared tags': (shared_tags(), 'tags of'), 'run lengths': (runs(), 'run lengths'),
     'chunks': (chunks(), 'small pieces'),
     'comments': (b'P2 9 9 255\n' + b'#\n'*500_000, 'comments'), 'icon': (saved('ICO'), "ICO.*formats="),
-    'JPEG2000': (saved('JPEG2000'), "JPEG2000.*formats="), 'Targa': (saved('TGA'), 'formats=None'),
-}
+    'JPEG2000': (saved('JPEG2000'), "JPEG2000.*formats="), 'Targa': (saved('TGA'), 'formats=None')}
 
 @pytest.fixture(scope='module')
 def model(digits_bundle): return fd.load(digits_bundle)
@@ -60,10 +53,8 @@ def test_refused(kind, model):
     bad, reason = BAD[kind]
     good = jpeg()
     before = model.predict(good)
-    with pytest.raises(fd.ImageError, match=reason) as e: model.predict(bad)
-    assert '\n' not in str(e.value)
-    after = model.predict(good)
-    np.testing.assert_array_equal(before.probs, after.probs)
+    with refused(fd.ImageError, reason): model.predict(bad)
+    np.testing.assert_array_equal(before.probs, model.predict(good).probs)
 
 def test_batch(model):
     good, bad = jpeg(), [b for b, _ in BAD.values()]
@@ -88,5 +79,4 @@ def test_real_photos_pass():
 @pytest.mark.parametrize('kw', [dict(max_pixels=0), dict(max_pixels=MAX_PIXELS + 1), dict(max_pixels=1e6),
                                 dict(formats=('JPG',)), dict(formats=('EPS',))])
 def test_wrong_limits(kw):
-    with pytest.raises(fd.UnsupportedError, match=next(iter(kw))) as e: open_image(jpeg(), **kw)
-    assert '\n' not in str(e.value)
+    with refused(fd.UnsupportedError, next(iter(kw))): open_image(jpeg(), **kw)

@@ -7,6 +7,12 @@ import pytest
 gr = pytest.importorskip('gradio')
 sync = pytest.importorskip('playwright.sync_api')
 
+import fastai_deploy as fd
+from conftest import resealed
+from fastai_deploy.run.bundle import vocab_text
+from fastai_deploy.samples.digits import digits
+from test_cli import half_red, toy
+
 NAMES = 'chromium', 'chromium-browser', 'google-chrome', 'chrome', 'msedge'
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
 
@@ -22,51 +28,39 @@ def browser():
 @pytest.fixture(scope='module')
 def picture():
     "A digit that says what it is."
-    from fastai_deploy.samples.digits import digits
     return sorted((digits()/'nine').iterdir())[3]
+
+@contextmanager
+def served(*args, **kwargs):
+    page = fd.demo(*args, prevent_thread_lock=True, quiet=True, **kwargs)
+    try: yield page
+    finally: page.close(verbose=False)
 
 @pytest.fixture(scope='module')
 def site(digits_bundle):
-    "The page of the sample bundle, served."
-    import fastai_deploy as fd
-    page = fd.demo(digits_bundle, prevent_thread_lock=True, quiet=True)
-    yield page
-    page.close(verbose=False)
-
-@pytest.fixture(scope='module')
-def twin(digits_bundle, digits_learner):
-    "The page with two answers, served."
-    import fastai_deploy as fd
-    page = fd.demo(digits_bundle, digits_learner, prevent_thread_lock=True, quiet=True)
-    yield page
-    page.close(verbose=False)
+    with served(digits_bundle) as page: yield page
 
 UPLOAD, RESULT = '#picture input[type=file]', '[data-testid=label-output-value]'
 
+@contextmanager
 def visit(browser, site, width=1280, height=900):
-    "A tab that shows the site, and notes where it asked for anything and what went wrong."
+    "A tab that shows the site; nothing may go wrong in it, and it asks nobody else for anything."
     tab = browser.new_page(viewport=dict(width=width, height=height))
-    tab.hosts, tab.faults = set(), []
-    tab.on('dialog', lambda d: (tab.faults.append(d.message), d.dismiss()))
+    hosts, faults = set(), []
+    tab.on('dialog', lambda d: (faults.append(d.message), d.dismiss()))
     host = lambda url: re.sub(r'^(\w+:/*[^/]*).*', r'\1', url)
-    tab.on('request', lambda r: tab.hosts.add(host(r.url)) if r.url.startswith('http') else None)
-    tab.on('pageerror', lambda e: tab.faults.append(str(e)))
+    tab.on('request', lambda r: hosts.add(host(r.url)) if r.url.startswith('http') else None)
+    tab.on('pageerror', lambda e: faults.append(str(e)))
     tab.goto(site.local_url)
     tab.wait_for_selector(UPLOAD, state='attached')
-    return tab
+    yield tab
+    assert hosts == {site.local_url.rstrip('/')} and faults == []
+    tab.close()
 
 def shown(tab, box='#ours'):
     "(label, percent) of the best class, when it has come."
     tab.wait_for_selector(f'{box} {RESULT}', timeout=30_000)
     return tab.locator(f'{box} {RESULT}').inner_text().strip(), tab.locator(f'{box} dl, {box}').first.inner_text()
-
-@contextmanager
-def served(*args, **kwargs):
-    "A page of its own, served for a moment."
-    import fastai_deploy as fd
-    page = fd.demo(*args, prevent_thread_lock=True, quiet=True, **kwargs)
-    try: yield page
-    finally: page.close(verbose=False)
 
 def shot(tab, name):
     "Keep an image of the page where the caller wants one."
@@ -75,60 +69,46 @@ def shot(tab, name):
 @pytest.mark.parametrize('width,height', [(1280, 900), (390, 844)], ids=['desk', 'phone'])
 def test_upload(browser, site, digits_bundle, picture, width, height):
     "The label and its percentage are the model's; the page fits the screen and asks nobody else for anything."
-    import fastai_deploy as fd
-    tab = visit(browser, site, width, height)
-    p = fd.load(digits_bundle).predict(picture)
-    tab.set_input_files(UPLOAD, picture)
-    label, text = shown(tab)
-    assert label == p.label == 'nine' and f'{p.probs.max():.0%}' in text
-    tab.get_by_text('The proof').click()
-    tab.get_by_text('labels equal').wait_for()
-    shot(tab, f'page-{width}')
-    assert tab.evaluate('document.documentElement.scrollWidth') <= width
-    assert tab.hosts == {site.local_url.rstrip('/')} and tab.faults == []
-    tab.close()
+    with visit(browser, site, width, height) as tab:
+        p = fd.load(digits_bundle).predict(picture)
+        tab.set_input_files(UPLOAD, picture)
+        label, text = shown(tab)
+        assert label == p.label == 'nine' and f'{p.probs.max():.0%}' in text
+        tab.get_by_text('The proof').click()
+        tab.get_by_text('labels equal').wait_for()
+        shot(tab, f'page-{width}')
+        assert tab.evaluate('document.documentElement.scrollWidth') <= width
 
 def test_examples(browser, site, digits_bundle):
     "A click on a golden gives the golden's answer."
-    import fastai_deploy as fd
-    tab, goldens = visit(browser, site), [g for g in fd.load(digits_bundle).goldens() if not g.drawn]
-    tab.wait_for_selector('button.gallery-item')
-    assert tab.locator('button.gallery-item').count() == len(goldens)
-    tab.locator('button.gallery-item').nth(2).click()
-    label, text = shown(tab)
-    assert label == goldens[2].label and f'{goldens[2].probs.max():.0%}' in text
-    tab.close()
+    goldens = [g for g in fd.load(digits_bundle).goldens() if not g.drawn]
+    with visit(browser, site) as tab:
+        tab.wait_for_selector('button.gallery-item')
+        assert tab.locator('button.gallery-item').count() == len(goldens)
+        tab.locator('button.gallery-item').nth(2).click()
+        label, text = shown(tab)
+        assert label == goldens[2].label and f'{goldens[2].probs.max():.0%}' in text
 
 def test_bad_picture(browser, site, picture, tmp_path):
     "The reason is shown, with the file's own name; the next image is answered."
-    tab = visit(browser, site)
-    (tmp_path/'page.jpg').write_text('<html>not found</html>', encoding='utf-8')
-    tab.set_input_files(UPLOAD, tmp_path/'page.jpg')
-    tab.get_by_text('page.jpg: not an image').first.wait_for()
-    shot(tab, 'refused')
-    tab.get_by_label('Remove Image').click()
-    tab.set_input_files(UPLOAD, picture)
-    assert shown(tab)[0] == 'nine'
-    tab.close()
+    with visit(browser, site) as tab:
+        (tmp_path/'page.jpg').write_text('<html>not found</html>', encoding='utf-8')
+        tab.set_input_files(UPLOAD, tmp_path/'page.jpg')
+        tab.get_by_text('page.jpg: not an image').first.wait_for()
+        shot(tab, 'refused')
+        tab.get_by_label('Remove Image').click()
+        tab.set_input_files(UPLOAD, picture)
+        assert shown(tab)[0] == 'nine'
 
-def test_twin(browser, twin, picture):
+def test_twin(browser, digits_bundle, digits_learner, picture):
     "Both answer, they agree, and how far they are from each other is there to read."
-    tab = visit(browser, twin)
-    tab.set_input_files(UPLOAD, picture)
-    assert shown(tab, '#theirs') == tuple(o.replace('Bundle', 'fastai') for o in shown(tab))
-    assert shown(tab)[0] == 'nine'
-    said = tab.locator('#difference').inner_text()
-    assert 'Both say nine.' in said and float(re.search(r'[\d.]+e-\d+', said)[0]) <= 1e-5
-    shot(tab, 'twin')
-    tab.close()
-
-def half_red(folder):
-    "An image that is left red and right blue."
-    from PIL import Image
-    half = Image.new('RGB', (60, 80), (220, 0, 0))
-    half.paste((0, 0, 120), (30, 0, 60, 80))
-    half.save(folder/'half.png')
-    return folder/'half.png'
+    with served(digits_bundle, digits_learner) as page, visit(browser, page) as tab:
+        tab.set_input_files(UPLOAD, picture)
+        assert shown(tab, '#theirs') == tuple(o.replace('Bundle', 'fastai') for o in shown(tab))
+        assert shown(tab)[0] == 'nine'
+        said = tab.locator('#difference').inner_text()
+        assert 'Both say nine.' in said and float(re.search(r'[\d.]+e-\d+', said)[0]) <= 1e-5
+        shot(tab, 'twin')
 
 @pytest.mark.parametrize('width', [1280, 390], ids=['desk', 'phone'])
 @pytest.mark.parametrize('task,there', [
@@ -137,16 +117,13 @@ def half_red(folder):
     ('image_to_image', '#ours .image-frame img')])
 def test_tasks(browser, tmp_path, task, there, width):
     "The answer of each task is shown, and fits the screen."
-    from test_cli import toy
-    half = half_red(tmp_path)
+    half = half_red(tmp_path/'half.png')
     bundle = toy(tmp_path/task, task, **(dict(threshold=.55) if task == 'multilabel' else {}))
-    with served(bundle) as page:
-        tab = visit(browser, page, width)
+    with served(bundle) as page, visit(browser, page, width) as tab:
         tab.set_input_files(UPLOAD, half)
         tab.locator(there).first.wait_for(timeout=30_000)
         shot(tab, f'{task}-{width}')
-        assert tab.evaluate('document.documentElement.scrollWidth') <= width and tab.faults == []
-        tab.close()
+        assert tab.evaluate('document.documentElement.scrollWidth') <= width
 
 LONG = [f'a_very_long_class_name_without_any_space_{i}_that_goes_on_and_on' if i % 2 else
         f'A long name with spaces, number {i}, of a bird that lives in the north' for i in range(10)]
@@ -157,16 +134,12 @@ FITS = 'all => all.every(e => e.scrollWidth <= e.clientWidth + 1 && e.getBoundin
 
 def renamed(path, learn, names, photo, arch):
     "A bundle of the sample model with other names for everything that has one."
-    import fastai_deploy as fd
-    from fastai_deploy.run.bundle import open_bundle
-    from fastai_deploy.run.write_bundle import write_bundle
     learn.dls.vocab.items = names
-    bundle = open_bundle(fd.export(learn, path, goldens=[photo], progress=False))
-    files = {n: bundle.read(n) for n in bundle.spec.files}
-    parity = json.loads(files['parity.json']) | dict(against=names[0])
+    bundle = fd.export(learn, path.parent/'plain', goldens=[photo], progress=False)
+    parity = json.loads((bundle/'parity.json').read_text(encoding='utf-8')) | dict(against=names[0])
     for s in parity['stages']: s['worst_item'] = names[1]
-    bundle.spec.net['arch'] = arch
-    return write_bundle(path, bundle.spec, files | {'parity.json': json.dumps(parity).encode()}, overwrite=True)
+    files = {'parity.json': json.dumps(parity).encode()}
+    return resealed(bundle, path, files, lambda spec: spec.net.update(arch=arch))
 
 @pytest.fixture
 def names(digits_learner):
@@ -181,22 +154,20 @@ def test_long_names(browser, names, digits_learner, picture, tmp_path):
     texts = f'#headline bdi, {RESULT}, #ours dt, #theirs dt, #difference bdi, #proof p'
     with served(bundle, digits_learner) as page:
         for width in 1280, 390, 320:
-            tab = visit(browser, page, width)
-            tab.set_input_files(UPLOAD, picture)
-            assert shown(tab)[0] == LONG[3]
-            tab.get_by_text('The proof').click()
-            tab.locator('#proof table').wait_for()
-            shot(tab, f'long-{width}')
-            assert tab.evaluate('document.documentElement.scrollWidth') <= width
-            assert tab.locator(texts).count() > 16 and tab.eval_on_selector_all(texts, FITS)
-            assert tab.eval_on_selector('#proof .scroll', 'e => e.scrollWidth > e.clientWidth') and tab.faults == []
-            tab.close()
+            with visit(browser, page, width) as tab:
+                tab.set_input_files(UPLOAD, picture)
+                assert shown(tab)[0] == LONG[3]
+                tab.get_by_text('The proof').click()
+                tab.locator('#proof table').wait_for()
+                shot(tab, f'long-{width}')
+                assert tab.evaluate('document.documentElement.scrollWidth') <= width
+                assert tab.locator(texts).count() > 16 and tab.eval_on_selector_all(texts, FITS)
+                assert tab.eval_on_selector('#proof .scroll', 'e => e.scrollWidth > e.clientWidth')
 
 def test_names_are_text(browser, names, digits_learner, picture, tmp_path):
     "Names that are HTML or Markdown are shown as they are written, everywhere, and nothing is fetched for them."
     bundle = renamed(tmp_path/'![](x)', digits_learner, BAD, picture, BAD[9])
-    with served(bundle, digits_learner, topk=10, title=BAD[7]) as page:
-        tab = visit(browser, page)
+    with served(bundle, digits_learner, topk=10, title=BAD[7]) as page, visit(browser, page) as tab:
         tab.set_input_files(UPLOAD, picture)
         assert shown(tab)[0] == shown(tab, '#theirs')[0] == BAD[3]
         tab.get_by_text('The proof').click()
@@ -213,25 +184,15 @@ def test_names_are_text(browser, names, digits_learner, picture, tmp_path):
         tab.set_input_files(UPLOAD, page_file)
         tab.get_by_text('not an image').first.wait_for()
         assert tab.locator('[data-testid=toast-body] img').count() == 0
-        assert tab.hosts == {page.local_url.rstrip('/')} and tab.faults == []
-        tab.close()
 
 def test_legend_is_text(browser, tmp_path):
     "The names of a mask's classes, too."
-    from fastai_deploy.run.bundle import open_bundle, vocab_text
-    from fastai_deploy.run.write_bundle import write_bundle
-    from test_cli import toy
-    half = half_red(tmp_path)
-    bundle = open_bundle(toy(tmp_path/'mask', 'segmentation'))
-    files = {n: bundle.read(n) for n in bundle.spec.files}
-    files['vocab.txt'] = vocab_text([BAD[0], BAD[7], LONG[1]*2]).encode()
-    with served(write_bundle(bundle.path, bundle.spec, files, overwrite=True), description='*My* masks') as page:
-        tab = visit(browser, page, 320)
+    half, vocab = half_red(tmp_path/'half.png'), vocab_text([BAD[0], BAD[7], LONG[1]*2]).encode()
+    bundle = resealed(toy(tmp_path/'toy', 'segmentation'), tmp_path/'mask', {'vocab.txt': vocab})
+    with served(bundle, description='*My* masks') as page, visit(browser, page, 320) as tab:
         assert (tab.title(), tab.locator('#description em').inner_text()) == ('mask', 'My')
         tab.set_input_files(UPLOAD, half)
         tab.get_by_role('button', name=BAD[0]).wait_for()
         shot(tab, 'legend')
         assert tab.locator('#ours .legend button').all_inner_texts() == [BAD[0], LONG[1]*2]
         assert tab.eval_on_selector_all('#ours .legend button', FITS)
-        assert tab.hosts == {page.local_url.rstrip('/')} and tab.faults == []
-        tab.close()

@@ -1,9 +1,15 @@
 "The command line as a process: exit codes, streams, pipes, encodings, and what it does not import."
-import ast, csv, io, json, os, re, signal, subprocess, sys, threading, time
+import ast, csv, io, json, os, re, shutil, signal, subprocess, sys, threading, time, zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
+import fastai_deploy as fd
+from fastai_deploy.run.write_bundle import update_bundle
+from fastai_deploy.samples.digits import digits
+from fastai_deploy.samples.toys import toy_bundle
 
 RUN = 'import sys; from fastai_deploy.serve.cli import main; sys.exit(main())'
 
@@ -15,7 +21,6 @@ def cli(*args, code=RUN, **kwargs):
 @pytest.fixture(scope='module')
 def photos(tmp_path_factory):
     "Three images, one of them two folders down, and a file that is none."
-    from fastai_deploy.samples.digits import digits
     d = tmp_path_factory.mktemp('photos')
     (d/'deep'/'er').mkdir(parents=True)
     files = sorted(digits().rglob('*.jpg'))[::700]
@@ -24,7 +29,6 @@ def photos(tmp_path_factory):
     return d
 
 def test_predict_json(digits_bundle, photos):
-    import fastai_deploy as fd
     r = cli('predict', digits_bundle, photos, '--json', '--topk', 3, env=dict(os.environ, PYTHONIOENCODING='ascii'))
     assert (r.returncode, r.stderr) == (0, '')
     rows, model = [json.loads(o) for o in r.stdout.splitlines()], fd.load(digits_bundle)
@@ -57,7 +61,6 @@ def test_one_bad_picture(digits_bundle, photos):
     (['predict', 'b', 'x', '--threads', 'many'], 2, 'invalid'), (['check', 'nowhere'], 1, 'nowhere: no such bundle')])
 def test_refusals(args, code, said, tmp_path):
     "No traceback, and the reason in the last line, which is the only one unless the grammar was wrong; no fastai."
-    import zipfile
     (tmp_path/'a.txt').write_text('no Learner')
     (tmp_path/'cut.pkl').write_bytes(b'PK\3\4 and no more')
     with zipfile.ZipFile(tmp_path/'a.zip', 'w') as z: z.writestr('bundle.json', '{}')
@@ -107,36 +110,33 @@ def test_export_from_a_pickle(sample, photos, tmp_path):
 
 def test_a_wrong_bundle(digits_bundle, tmp_path):
     "Two classes swapped: the table on stdout, the stage on stderr, exit code 1."
-    import shutil
-
-    from fastai_deploy.run.bundle import open_bundle
-    from fastai_deploy.run.write_bundle import update_bundle
-    bad = open_bundle(shutil.copytree(digits_bundle, tmp_path/'bad'))
-    vocab = bad.vocab()
-    update_bundle(bad, {'vocab.txt': '\n'.join(vocab[::-1]).encode()})
+    bad = fd.open_bundle(shutil.copytree(digits_bundle, tmp_path/'bad'))
+    update_bundle(bad, {'vocab.txt': '\n'.join(bad.vocab()[::-1]).encode()})
     r = cli('verify', tmp_path/'bad')
     assert r.returncode == 1 and '| answer' in r.stdout and "stage 'answer' differs" in r.stderr
     assert len(r.stderr.splitlines()) == 1
 
 def toy(path, task, vocab=('red', 'green', 'blue'), why='a toy', threshold=None):
     "A bundle for a task whose net looks at colours: their means, each pixel's own, or the negative."
-    from fastai_deploy.samples.toys import toy_bundle
     look = dict(mean=.5, weights=-np.eye(3)) if task == 'image_to_image' else dict(mean=0)
     return toy_bundle(path, task, vocab=vocab, size=(8, 12), method='crop', threshold=threshold,
                       net=dict(source='opaque', why=why), **look)
 
+def half_red(path):
+    "An image that is left red and right blue."
+    half = Image.new('RGB', (60, 60), (220, 0, 0))
+    half.paste((0, 0, 120), (30, 0, 60, 60))
+    half.save(path)
+    return path
+
 @pytest.fixture(scope='module')
 def toys(tmp_path_factory):
     "A folder with a toy bundle for each task, and images left red and right blue."
-    from PIL import Image
     d = tmp_path_factory.mktemp('toys')
     for task in 'classification regression points segmentation image_to_image'.split(): toy(d/task, task)
     toy(d/'multilabel', 'multilabel', threshold=.55)
-    half = Image.new('RGB', (60, 60), (220, 0, 0))
-    half.paste((0, 0, 120), (30, 0, 60, 60))
     (d/'photos'/'more').mkdir(parents=True)
-    half.save(d/'photos'/'half.png')
-    half.save(d/'photos'/'more'/'other.png')
+    for o in ('half.png', 'more/other.png'): half_red(d/'photos'/o)
     return d
 
 TEXT = dict(multilabel='half.png: red 60.6%, blue 55.9%', regression='half.png: 0.4314, 0, 0.2353',
@@ -145,7 +145,6 @@ TEXT = dict(multilabel='half.png: red 60.6%, blue 55.9%', regression='half.png: 
 @pytest.mark.parametrize('task', TEXT)
 def test_tasks(toys, task):
     "Text, JSON and CSV say what `Model.predict` says."
-    import fastai_deploy as fd
     p = fd.load(toys/task).predict(toys/'photos'/'half.png')
     text, rows, table = [cli('predict', f'../{task}', 'half.png', 'more', *o, cwd=toys/'photos')
                          for o in ((), ['--json'], ['--csv'])]
@@ -162,7 +161,6 @@ def test_tasks(toys, task):
 
 def test_saved_masks(toys, tmp_path):
     "Class numbers, at the net's size and the image's; nothing is overwritten unasked."
-    from PIL import Image
     out = tmp_path/'masks'
     args = 'predict', toys/'segmentation', toys/'photos', '-o', out
     assert cli(*args).returncode == 0 and sorted(o.name for o in out.iterdir()) == ['half.png', 'other.png']
@@ -176,7 +174,6 @@ def test_saved_masks(toys, tmp_path):
 
 def test_saved_pictures(toys, tmp_path):
     "Images need a place; two inputs of one name do not meet there."
-    from PIL import Image
     model, photo = toys/'image_to_image', toys/'photos'/'half.png'
     assert '--output' in cli('predict', model, photo).stderr
     assert cli('predict', model, photo, '-o', tmp_path).returncode == 0
@@ -296,17 +293,14 @@ def in_terminal(*args, **kwargs):
 @pytest.mark.skipif(os.name == 'nt', reason='no terminal to open there')
 def test_nothing_raw_reaches_a_terminal(toys, tmp_path):
     "Labels, specs, the proof, file names, messages: commands to the terminal are shown, not sent."
-    from fastai_deploy.run.bundle import open_bundle
-    from fastai_deploy.run.write_bundle import update_bundle
-    from fastai_deploy.run.parity import Parity
     evil = '\x1b[2J\x1b]0;pwned\x07\x9b31m\x7f\u202e\u2066\u2028\x85\rok'
     name = evil.replace('\x1b]0;', '') + '\n.png'
     (tmp_path/name).write_bytes((toys/'photos'/'half.png').read_bytes())
     (tmp_path/f'bad{name}').write_text('no image')
     model = toy(tmp_path/'b', 'classification', vocab=[evil, f'x{evil}', 'y'], why=f'it is {evil}\nsha256   forged')
-    parity = Parity(f'nobody{evil}\nproven: all', 'classification', files=[f'{evil}.onnx'])
+    parity = fd.Parity(f'nobody{evil}\nproven: all', 'classification', files=[f'{evil}.onnx'])
     for s in parity.stages: s.worst_item = f'{evil}\nproven: all'
-    update_bundle(open_bundle(model), {'parity.json': parity.to_json().encode()})
+    update_bundle(fd.open_bundle(model), {'parity.json': parity.to_json().encode()})
     broken = toy(tmp_path/f'b{evil}', 'points')
     (broken/'model.onnx').write_bytes(b'')
     both = 'predict', model, name, f'bad{name}'
@@ -405,7 +399,6 @@ def test_exactly_that_bundle(toys, tmp_path):
 
 def test_check(toys, digits_bundle, tmp_path):
     "A sound bundle, one without goldens, one that was altered."
-    import shutil
     r = cli('check', digits_bundle)
     assert (r.returncode, r.stderr) == (0, '')
     assert re.fullmatch(r'.*digits: loads and answers its golden; \d+ files, sha256 [0-9a-f]{64}\n', r.stdout)
@@ -417,12 +410,11 @@ def test_check(toys, digits_bundle, tmp_path):
 
 def test_options_of_export_and_demo(toys, tmp_path, monkeypatch):
     "What is said at the command line is what `fd.export` and `fd.demo` get."
-    import fastai_deploy as fd
-    import fastai_deploy.learner.export_pkl
+    import fastai_deploy.learner.export_pkl as export_pkl
     from fastai_deploy.serve.cli import main
     pkl, got = tmp_path/'m.pkl', {}
     pkl.write_bytes(b'\x80\x02.')
-    monkeypatch.setattr(fastai_deploy.learner.export_pkl, 'load_learner', lambda path: 'learn')
+    monkeypatch.setattr(export_pkl, 'load_learner', lambda path: 'learn')
     monkeypatch.setitem(vars(fd), 'export', lambda learn, path, **kw: got.update(kw))
     monkeypatch.setitem(vars(fd), 'demo', lambda model, learn, **kw: got.update(kw, learn=learn))
     (tmp_path/'names.json').write_text('{"False": "dog", "a=b": "ä"}', encoding='utf-8')

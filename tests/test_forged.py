@@ -1,23 +1,21 @@
 "A proof that was tampered with: every golden that says something else is found, whatever bundle.json says of hashes."
-import json, shutil
+import json
 
 import pytest
 
 import fastai_deploy as fd
-from fastai_deploy.run.bundle import open_bundle
+from conftest import refused, resealed
 from fastai_deploy.run.write_bundle import write_bundle
 from fastai_deploy.run.goldens import golden_traces
 from fastai_deploy.run.loading import telling
 
-def resealed(bundle, out, files):
-    "A copy of a bundle with other files, its hashes made anew."
-    b = open_bundle(bundle)
-    return write_bundle(out, b.spec, {**{n: b.read(n) for n in b.spec.files}, **files})
+BAD = fd.ParityError, fd.BundleError
 
 def golden_json(bundle): return json.loads((bundle/'golden'/'golden.json').read_text(encoding='utf-8'))
+def with_goldens(bundle, out, entries):
+    return resealed(bundle, out, {'golden/golden.json': json.dumps(entries).encode()})
 
 def put(path, value):
-    "A function that sets one place in a golden."
     def change(d):
         for k in path[:-1]: d = d[k]
         d[path[-1]] = value(d[path[-1]]) if callable(value) else value
@@ -40,8 +38,7 @@ FORGED = {
     'NaN inputs': put(['stages', 'batch'], first(float('nan'))),
     'more inputs': put(['stages', 'batch'], lambda old: [*old, 0.]), 'no stage': put(['stages'], {}),
     'the bytes as opened': put(['stages', 'open'], '0'*64), 'the bytes of the item': put(['stages', 'item'], '0'*64),
-    'no digest': put(['stages', 'item'], None), 'another image': put(['file'], '0.png'),
-}
+    'no digest': put(['stages', 'item'], None), 'another image': put(['file'], '0.png')}
 
 @pytest.mark.parametrize('what', FORGED)
 @pytest.mark.parametrize('where', [1, -1])
@@ -49,27 +46,24 @@ def test_forged(digits_bundle, tmp_path, what, where):
     "`verify` fails; and `load` does where it looks: at all numbers, and at the first stages of the last golden."
     entries = golden_json(digits_bundle)
     FORGED[what](entries[where])
-    bad = resealed(digits_bundle, tmp_path/'bad', {'golden/golden.json': json.dumps(entries).encode()})
-    with pytest.raises((fd.ParityError, fd.BundleError)) as e: fd.verify(bad)
-    assert '\n' not in str(e.value)
+    bad = with_goldens(digits_bundle, tmp_path/'bad', entries)
+    with refused(BAD): fd.verify(bad)
     inside = 'a raw output', 'an input of the net', 'few inputs', 'more inputs', '1e38 in the net'   # of the graph
     answers = 'another label', 'another class', 'fewer probabilities'
     if where == -1 and what not in (*inside, *answers):
-        with pytest.raises((fd.ParityError, fd.BundleError)): fd.load(bad)
+        with pytest.raises(BAD): fd.load(bad)
 
 @pytest.mark.parametrize('what', ['another label', 'another class', 'the bytes of the item'])
 def test_load_looks_at_the_answer(digits_bundle, tmp_path, what):
     "Of the golden of which the net is least sure."
-    b, entries = open_bundle(digits_bundle), golden_json(digits_bundle)
+    b, entries = fd.open_bundle(digits_bundle), golden_json(digits_bundle)
     file, _ = telling(b.spec, golden_traces(b))
     FORGED[what](next(d for d in entries if d['file'] == file))
-    bad = resealed(digits_bundle, tmp_path/'bad', {'golden/golden.json': json.dumps(entries).encode()})
-    with pytest.raises(fd.ParityError): fd.load(bad)
+    with pytest.raises(fd.ParityError): fd.load(with_goldens(digits_bundle, tmp_path/'bad', entries))
 
 def test_sound(digits_bundle, tmp_path):
     "The same way round, nothing forged: what fails above fails for what was forged."
-    same = {'golden/golden.json': json.dumps(golden_json(digits_bundle)).encode()}
-    bundle = resealed(digits_bundle, tmp_path/'same', same)
+    bundle = with_goldens(digits_bundle, tmp_path/'same', golden_json(digits_bundle))
     parity = fd.verify(bundle)
     assert parity.ok and parity.files == ['model.onnx', 'pixels.onnx', 'weights.safetensors'] and not parity.left
     fd.load(bundle)
@@ -80,14 +74,13 @@ def test_another_graph(digits_bundle, tmp_path, engine):
     data = (digits_bundle/f'{engine}.onnx').read_bytes()
     holed = data[:len(data)//2] + bytes(4000) + data[len(data)//2+4000:]
     bad = resealed(digits_bundle, tmp_path/'bad', {f'{engine}.onnx': holed})
-    with pytest.raises((fd.ParityError, fd.BundleError)): fd.verify(bad)
-    with pytest.raises((fd.ParityError, fd.BundleError)): fd.load(bad, engine=engine)
+    with pytest.raises(BAD): fd.verify(bad)
+    with pytest.raises(BAD): fd.load(bad, engine=engine)
 
 def test_goldens_taken_out(digits_bundle, tmp_path):
-    b = open_bundle(digits_bundle)
+    b = fd.open_bundle(digits_bundle)
     bare = write_bundle(tmp_path/'bare', b.spec, {n: b.read(n) for n in b.spec.files if 'golden' not in n})
     with pytest.raises(fd.ParityError, match='no goldens'): fd.verify(bare)
-    shutil.rmtree(bare)
 
 def test_a_zeroed_tensor(digits_bundle, tmp_path):
     "The weights answer, too, for whoever builds the net again."

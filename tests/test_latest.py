@@ -1,17 +1,19 @@
 "In the environment with the newest fastai and no nbdev: the sample model is trained, exported, verified and predicts."
-import importlib.util, json
+import importlib.util, json, shutil
 from importlib.metadata import version
 
+import fastai.vision.all as fv
 import matrix
 import numpy as np
+import PIL
 import pytest
-from conftest import ROOT, run_python, said
+from conftest import ROOT, run_python, said, same_answers
+
+import fastai_deploy as fd
+from fastai_deploy.samples.train import train_digits
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
-    "(Learner, bundle): made in this environment."
-    import fastai_deploy as fd
-    from fastai_deploy.samples.train import train_digits
     learn = train_digits()
     bundle = tmp_path_factory.mktemp('latest')/'digits'
     fd.export(learn, bundle)
@@ -23,27 +25,16 @@ def test_environment():
     assert importlib.util.find_spec('nbdev') is None
 
 def test_verify(trained):
-    import fastai_deploy as fd
     learn, bundle = trained
     report = fd.verify(bundle, learn, items=list(learn.dls.valid_ds.items)[:100])
     print(report.table())
 
 def test_predict(trained):
-    import fastai_deploy as fd
     learn, bundle = trained
-    model = fd.load(bundle)
-    for f in list(learn.dls.valid_ds.items)[:10]:
-        with learn.no_bar(), learn.no_logging(): label, _, probs = learn.predict(f)
-        p = model.predict(f)
-        assert p.label == label
-        np.testing.assert_allclose(p.probs, probs.numpy(), atol=1e-5)
+    same_answers(fd.load(bundle), learn, list(learn.dls.valid_ds.items)[:10])
 
 def test_squished_portraits(tmp_path):
     "Pillow 13 takes many tall images through its two passes the other way round: so does a bundle made here."
-    import fastai.vision.all as fv
-    import PIL
-
-    import fastai_deploy as fd
     rng = np.random.default_rng(0)
     for i in range(16): matrix.drawn(rng, *rng.integers((60, 180), (110, 320))).save(tmp_path/f'{i:02}.png')
     files = sorted(tmp_path.glob('*.png'))
@@ -58,9 +49,6 @@ def test_squished_portraits(tmp_path):
 
 def test_a_wrong_bundle_is_refused(trained, tmp_path):
     "The proof can fail here too: two classes swapped."
-    import shutil
-
-    import fastai_deploy as fd
     bad = shutil.copytree(trained[1], tmp_path/'bad')
     v = (bad/'vocab.txt').read_text(encoding='utf-8').splitlines()
     v[0], v[1] = v[1], v[0]
@@ -68,6 +56,5 @@ def test_a_wrong_bundle_is_refused(trained, tmp_path):
     with pytest.raises(fd.BundleError): fd.load(bad)
 
 def test_outside(trained, tmp_path):
-    "Its bundle runs without any of this."
     o = json.loads(said(run_python(), '-I', ROOT/'tests'/'outside.py', trained[1], cwd=tmp_path).splitlines()[-1])
     assert o['labels_equal'] and o['golden_difference'] <= 1e-5 and not o['tried']

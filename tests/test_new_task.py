@@ -7,19 +7,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest.importorskip('fastai')
-import fastai.vision.all as fv
+fv = pytest.importorskip('fastai.vision.all')
 import torch
 from torch import nn
 
 import fastai_deploy as fd
 from fastai_deploy.learner.target import TARGETS, TargetType
-from fastai_deploy.run.bundle import open_bundle
 from fastai_deploy.run.tasks import TASKS, Task
 from fastai_deploy.run.write_bundle import update_bundle
 from fastai_deploy.serve.cli import main
-from fastai_deploy.serve.demo import answer as demo_answer
-from fastai_deploy.serve.demo import demo_page
+from fastai_deploy.serve.demo import answer as demo_answer, demo_page
 from fastai_deploy.serve.programs import copy_app
 
 # --- the run side: how many of the steps were reached
@@ -39,25 +36,18 @@ class Ordinal(Task):
     "A scale: each output says whether its step was reached."
     name, output, shape, decides, numbers_are = 'ordinal', 'steps', '[steps]', 'scales', 'probabilities'
     def decode(self, spec, a, vocab):
-        "Count them."
         return Answer(int((a > .5).sum()), np.array([(a > .5).sum()]), a)
     def label(self, answer):
-        "As a word."
         return str(answer.steps)
     def undecided(self, spec, a, within):
-        "One of them is in between."
         return np.array([(np.abs(a - .5) <= within).any()])
     def columns(self, spec, vocab, k=1):
-        "One number."
         return ['steps']
     def cells(self, answer, k=1):
-        "It."
         return [answer.steps]
     def facts(self, spec, vocab):
-        "How long the scale is."
         return f'up to {spec.output.shape[0]} steps'
     def does(self, spec, names):
-        "It measures."
         return 'measures on a scale'
 
 # --- the learner side
@@ -67,18 +57,14 @@ class ToSteps(fv.Transform):
     def encodes(self, n: int): return (torch.arange(5) < n).float()
 
 class StepLoss(nn.BCEWithLogitsLoss):
-    "Sigmoid, then count."
     def activation(self, x): return torch.sigmoid(x)
     def decodes(self, x): return (x > .5).sum(1)
 
 class OrdinalTarget(TargetType):
-    "`ToSteps`."
     made_by, loss = (ToSteps,), 'StepLoss()'
     def decodes(self, x, threshold=None):
-        "Count them."
         return (x > .5).sum(1)
     def told(self, target, decoded, raw, name):
-        "Probabilities and the count."
         return raw, str(int(decoded)), np.array([int(decoded)])
 
 @pytest.fixture(scope='module')
@@ -143,7 +129,7 @@ def test_a_forged_one_is_found(made, tmp_path):
     bundle = Path(shutil.copytree(made[1], tmp_path/'bundle'))
     goldens = json.loads((bundle/'golden'/'golden.json').read_text())
     for o in goldens: o['decided'] = [o['decided'][0] + 1]
-    update_bundle(open_bundle(bundle), {'golden/golden.json': json.dumps(goldens).encode()})
+    update_bundle(fd.open_bundle(bundle), {'golden/golden.json': json.dumps(goldens).encode()})
     with pytest.raises(fd.ParityError, match='answer'): fd.load(bundle)
 
 def test_unknown_without_it(made, monkeypatch):

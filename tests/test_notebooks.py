@@ -37,7 +37,6 @@ def test_notebook(path, tmp_path):
     assert ran or path.stem == 'index'
 
 def write(path, *sources):
-    "A notebook of code cells."
     cs = [dict(cell_type='code', id=f'c{i}', metadata={}, source=s, outputs=[], execution_count=None)
           for i, s in enumerate(sources)]
     path.write_text(json.dumps(dict(cells=cs, metadata={}, nbformat=4, nbformat_minor=5)), encoding='utf-8')

@@ -1,14 +1,10 @@
 "Each op has one name, and an entry everywhere: the schema, capture, the code that applies it, the graph."
 import pytest
 
-pytest.importorskip('fastai.vision.all')
+fv = pytest.importorskip('fastai.vision.all')
 
 import numpy as np
 import torch
-from fastai.vision.all import (
-    AffineCoordTfm, CropPad, IntToFloatTensor, Normalize, RandomResizedCrop, RandomResizedCropGPU, RatioResize,
-    Resize, imagenet_stats,
-)
 from PIL import Image, ImageOps
 
 from fastai_deploy.nets.batch_tfms import BATCH_OPS, batch_module
@@ -20,21 +16,18 @@ from fastai_deploy.run.session import make_session
 from fastai_deploy.run.schema import op_names
 from fastai_deploy.run.item_tfms import ITEM_OPS, apply_item, check_item
 
-ITEM = [Resize(9), RandomResizedCrop(8), CropPad(7), RatioResize(8)]
-BATCH = [IntToFloatTensor(), AffineCoordTfm(size=16), RandomResizedCropGPU(12), Normalize.from_stats(*imagenet_stats)]
-
+ITEM = [fv.Resize(9), fv.RandomResizedCrop(8), fv.CropPad(7), fv.RatioResize(8)]
+BATCH = [fv.IntToFloatTensor(), fv.AffineCoordTfm(size=16), fv.RandomResizedCropGPU(12),
+         fv.Normalize.from_stats(*fv.imagenet_stats)]
 
 @register_op('tests.invert', transform=f'{__name__}.Invert')
 def invert(img): return ImageOps.invert(img)
 
-
 class Invert: pass
-
 
 def captured(known, tfms):
     "op name -> op, as capture writes each transform down."
     return {o['op']: o for o in (known[type(t)](t) for t in tfms)}
-
 
 @pytest.mark.filterwarnings('ignore:RatioResize')
 def test_item_ops():
@@ -43,7 +36,6 @@ def test_item_ops():
     assert set(op_names('item')) == set(ITEM_OPS) == set(ops) == set(PIXEL_OPS)
     check_item(list(ops.values()))
     for op in ops.values(): assert apply_item([op], Image.new('RGB', (30, 20))).mode == 'RGB'
-
 
 def test_batch_ops(tmp_path):
     ops = captured(BATCH_TFMS, BATCH)

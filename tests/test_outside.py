@@ -10,7 +10,6 @@ MAY_BE_THERE = ('torch', 'torchvision', 'fastai', 'fastcore', 'timm', 'nbdev', '
 
 @pytest.fixture(scope='module')
 def photos(tmp_path_factory):
-    "A few of the sample's images."
     from fastai_deploy.samples.digits import digits
     files = sorted(digits().rglob('*.jpg'))[::90]
     out = tmp_path_factory.mktemp('photos')
@@ -68,25 +67,18 @@ def test_app_command(digits_bundle, tmp_path):
     about = json.loads((tmp_path/'my app'/'app.json').read_text(encoding='utf-8'))
     assert out.splitlines()[-2:] == [about['build'], about['run']]
 
-def with_telemetry(own, code, tmp_path):
-    "What some code says where the user has set `ORT_DISABLE_TELEMETRY`, or has not."
-    env = {k: v for k, v in os.environ.items() if k != 'ORT_DISABLE_TELEMETRY'}
-    if own: env['ORT_DISABLE_TELEMETRY'] = own
-    return said(run_python(), '-I', '-c', code, cwd=tmp_path, env=env).split()
+SETS = 'import fastai_deploy, os, sys; print(os.environ["ORT_DISABLE_TELEMETRY"], "onnxruntime" in sys.modules)'
+CALLS = ('import onnxruntime as ort\ncalled, real = [], ort.disable_telemetry_events\n'
+         'def watch(): called.append(1); real()\n'
+         'ort.disable_telemetry_events = watch\nimport fastai_deploy\nprint(called)')
 
-@pytest.mark.parametrize('own', [None, '0'])
-def test_no_telemetry(own, tmp_path):
-    "onnxruntime is told to collect nothing, before it is loaded, unless the user has decided otherwise."
-    code = 'import fastai_deploy, os, sys; print(os.environ["ORT_DISABLE_TELEMETRY"], "onnxruntime" in sys.modules)'
-    assert with_telemetry(own, code, tmp_path) == [own or '1', 'False']
-
-@pytest.mark.parametrize('own', [None, '0'])
-def test_telemetry_of_one_that_was_there(own, tmp_path):
-    "An onnxruntime that was imported before us is told, too; not if the user has decided otherwise."
-    code = ('import onnxruntime as ort\ncalled, real = [], ort.disable_telemetry_events\n'
-            'def watch(): called.append(1); real()\n'
-            'ort.disable_telemetry_events = watch\nimport fastai_deploy\nprint(called)')
-    assert with_telemetry(own, code, tmp_path) == ['[]' if own else '[1]']
+@pytest.mark.parametrize('own', [{}, {'ORT_DISABLE_TELEMETRY': '0'}], ids=['unset', 'set'])
+@pytest.mark.parametrize('code, unset, asked', [(SETS, '1 False', '0 False'), (CALLS, '[1]', '[]')],
+                         ids=['not there yet', 'there before us'])
+def test_no_telemetry(own, code, unset, asked, tmp_path):
+    "onnxruntime is told to collect nothing, if possible before it is loaded, unless the user has decided otherwise."
+    env = {k: v for k, v in os.environ.items() if k != 'ORT_DISABLE_TELEMETRY'} | own
+    assert said(run_python(), '-I', '-c', code, cwd=tmp_path, env=env).strip() == (asked if own else unset)
 
 def test_wheel(tmp_path):
     "What a wheel holds: the modules and the schema, and the command."

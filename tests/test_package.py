@@ -6,9 +6,7 @@ from conftest import said
 
 import fastai_deploy as fd
 
-def python(code):
-    "The JSON that `code` prints in a fresh process."
-    return json.loads(said(sys.executable, '-c', code))
+def python(code): return json.loads(said(sys.executable, '-c', code))
 
 def test_import_is_light():
     "Nothing of ours, and nothing heavy, is imported before it is used."

@@ -7,11 +7,10 @@ import os, zlib
 import numpy as np
 import pytest
 
-pytest.importorskip('onnx')
+onnx = pytest.importorskip('onnx')
 pytest.importorskip('onnxscript')
 
 import fastai_deploy as fd
-import onnx
 import onnxruntime as ort
 from onnx import helper
 from PIL import Image
@@ -22,7 +21,6 @@ from fastai_deploy.run.write_bundle import update_bundle, write_bundle
 from fastai_deploy.run.geometry import window
 from fastai_deploy.graph.pixels import item_model, pixels_model
 from fastai_deploy.run.replay import Tracer
-from fastai_deploy.run.basics import ImageError
 from fastai_deploy.run.spec import Input, Output, Spec
 from fastai_deploy.samples.toys import node, toy_model
 from fastai_deploy.run.item_tfms import ORDERS, RESAMPLES, apply_item, item_size, to_array
@@ -71,7 +69,7 @@ def session(ops, mode='RGB'):
 def differing(s, ops, a, mode='RGB'):
     "Bytes that differ between graph and Pillow; None where Pillow's route refuses."
     try: want = to_array(apply_item(ops, Image.fromarray(a).convert(mode)))
-    except ImageError as e:
+    except fd.ImageError as e:
         if 'far too large' in str(e): return None    # the graph needs no such step
         # too thin: the graph must not answer either
         try: assert s.run(None, {'picture': a})[0].size == 0
@@ -80,7 +78,6 @@ def differing(s, ops, a, mode='RGB'):
     got = s.run(None, {'picture': a})[0][0]
     assert got.shape == want.shape
     return int((got != want).sum())
-
 
 def test_enough(): assert len(VARIANTS)*3*PICTURES >= 2000
 
@@ -171,7 +168,7 @@ def test_window(v):
         for _ in range(PICTURES//2):
             h, w = random_side(rng, 400), random_side(rng, 400)
             try: apply_item(item, Image.new('L', (w, h)))
-            except ImageError: continue
+            except fd.ImageError: continue
             got = s.run(['window'], {'picture': np.zeros((h, w, 3), np.uint8)})[0]
             assert got.dtype == np.float64 and got.tolist() == seen(spec, h, w), (item, batch, h, w)
             asked += 1
@@ -183,7 +180,6 @@ def test_window_without_item_ops():
         assert s.run(['window'], {'picture': np.zeros((7, 9, 3), np.uint8)})[0].tolist() == [0, 0, 7, 9]
 
 def bundle(folder, spec, model):
-    "A bundle of a toy net."
     vocab = 'abc' if spec.task == 'segmentation' else ''
     files = {'model.onnx': model, 'pixels.onnx': pixels_model(spec, model, vocab)}
     if vocab: files['vocab.txt'] = vocab_text(vocab).encode()

@@ -7,8 +7,7 @@ from conftest import ROOT
 
 @pytest.mark.parametrize('rule', rules.RULES, ids=lambda o: o.__name__)
 def test_rule(rule):
-    broken = rule(ROOT)
-    assert not broken, '\n'.join(broken)
+    assert not (broken := [*rule(ROOT)]), '\n'.join(broken)
 
 def nb(path, **sources):
     "Write a notebook: id -> source (a `_md` at the end of the id: Markdown), or a whole cell."
@@ -22,7 +21,6 @@ def nb(path, **sources):
     path.write_text(json.dumps(d, indent=1, sort_keys=True, ensure_ascii=False) + '\n', encoding='utf-8', newline='\n')
 
 def code(source, out=None, id='x'):
-    "A code cell with a stored output."
     return dict(cell_type='code', id=id, metadata={}, execution_count=None, source=[source],
                 outputs=[out] if out else [])
 
@@ -54,7 +52,7 @@ def proj(good, tmp_path):
 
 def test_good(good):
     "The sample keeps them all, so what is refused below is refused for what is broken there."
-    assert {r.__name__: r(good) for r in rules.RULES} == {r.__name__: [] for r in rules.RULES}
+    assert {r.__name__: [*r(good)] for r in rules.RULES} == {r.__name__: [] for r in rules.RULES}
 
 def module(root, text, name='run.aa'):
     p = root/'fastai_deploy'/f'{name.replace(".", "/")}.py'
@@ -63,13 +61,15 @@ def module(root, text, name='run.aa'):
 
 def again(root, **cells): nb(root/'nbs'/'run'/'00_aa.ipynb', **{**GOOD, **cells})
 def more(root, n, exp, text=''):
-    "One more notebook with its module."
     folder, name = exp.split('.')
     (root/'nbs'/folder).mkdir(exist_ok=True)
     nb(root/'nbs'/folder/f'{n:02}_{name}.ipynb', exp=f'#| default_exp {exp}')
     module(root, text, exp)
 
 def init(root, text): (root/'fastai_deploy'/'__init__.py').write_text(text, encoding='utf-8')
+
+def printed(text, name='stdout'): return code('f()', dict(output_type='stream', name=name, text=[text]))
+def shown(kind, data): return code('f()', dict(output_type='display_data', metadata={}, data={kind: data}))
 
 PNG = base64.b64encode(bytes(50_000)).decode()
 BROKEN = {
@@ -82,15 +82,11 @@ BROKEN = {
     'import within a test cell': ('lone_imports', lambda p: again(p, test='def f():\n    import json\nx = f()')),
     'error output': ('no_errors', lambda p: again(p, test=code('1/0', dict(
         output_type='error', ename='ZeroDivisionError', evalue='', traceback=[])))),
-    'traceback as text': ('no_errors', lambda p: again(p, test=code('f()', dict(
-        output_type='stream', name='stdout', text=['Traceback (most recent call last)\n'])))),
-    'warning': ('no_errors', lambda p: again(p, test=code('f()', dict(
-        output_type='stream', name='stderr', text=['careful\n'])))),
-    'path of a machine': ('no_errors', lambda p: again(p, test=code('f()', dict(
-        output_type='execute_result', execution_count=None, metadata={}, data={'text/plain': ['/tmp/abc/x.png']})))),
+    'traceback as text': ('no_errors', lambda p: again(p, test=printed('Traceback (most recent call last)\n'))),
+    'warning': ('no_errors', lambda p: again(p, test=printed('careful\n', 'stderr'))),
+    'path of a machine': ('no_errors', lambda p: again(p, test=shown('text/plain', ['/tmp/abc/x.png']))),
     'big notebook': ('too_big', lambda p: again(p, head_md='word '*40_000)),
-    'big image': ('too_big', lambda p: again(p, test=code('f()', dict(
-        output_type='display_data', metadata={}, data={'image/png': PNG})))),
+    'big image': ('too_big', lambda p: again(p, test=shown('image/png', PNG))),
     'link to no file': ('links', lambda p: again(p, head_md='# A\n\n> a\n\n[b](01_bb.ipynb)')),
     'link to no heading': ('links', lambda p: again(p, head_md='# A\n\n> a\n\n[b](#b)')),
     **{o: ('stale_names', lambda p, o=o: again(p, head_md=f'# A\n\n> a\n\nBy `{o}`.')) for o in (
@@ -121,7 +117,7 @@ BROKEN = {
     'no docstring': ('documented', lambda p: module(p, 'def fun(): return 1')),
     'long docstring': ('documented', lambda p: module(p, 'def fun():\n    """One\n    two"""')),
     'no docment': ('documented', lambda p: module(p, 'def fun(x):\n    "Gives it back"\n    return x')),
-    'method without docstring': ('documented', lambda p: module(p, 'class A:\n    "A"\n    def go(self): pass')),
+    'method without docstring': ('documented', lambda p: module(p, 'class A(B):\n    "A"\n    def go(self): pass')),
     'two _quarto.yml': ('quarto_yml', lambda p: (p/'_quarto.yml').write_text('x: 1', encoding='utf-8')),
     'stale README': ('readme', lambda p: nb(p/'nbs'/'index.ipynb', head_md='# front\n\n> another page')),
     'not clean': ('clean', lambda p: again(p, test={**code('1'), 'execution_count': 3})),
@@ -133,15 +129,18 @@ BROKEN = {
 @pytest.mark.parametrize('rule,breaks', BROKEN.values(), ids=BROKEN.keys())
 def test_rule_can_fail(rule, breaks, proj):
     breaks(proj)
-    assert getattr(rules, rule)(proj) != []
+    assert [*getattr(rules, rule)(proj)] != []
 
 def test_every_rule_can_fail(): assert {r for r, _ in BROKEN.values()} == {r.__name__ for r in rules.RULES}
 
-@pytest.mark.parametrize('span', ['fun', 'run.aa', 'model.onnx', '--all', 'pip install x', 'str.join', 'DataLoader',
-                                  'RGB', 'unet_learner', 'json.dumps(x)', '.join()', 'a + b', 'PIL.Image', 'x=1'])
-def test_names_that_exist(span, proj):
-    again(proj, head_md=f'# A\n\n> a\n\nBy `{span}`.')
+def test_names_that_exist(proj):
+    again(proj, head_md='# A\n\n> a\n\n`fun`, `run.aa`, `model.onnx`, `--all`, `pip install x`, `str.join`, '
+                        '`DataLoader`, `RGB`, `unet_learner`, `json.dumps(x)`, `.join()`, `a + b`, `PIL.Image`, `x=1`')
     assert rules.stale_names(proj) == []
+
+def test_a_base_may_have_the_docstring(proj):
+    module(proj, 'class A:\n    "A."\n    def go(self): "Goes."\nclass B(A):\n    "B."\n    def go(self): pass')
+    assert rules.documented(proj) == []
 
 def test_export_seen_below_directives():
     assert rules.is_export('#| export\nx=1') and rules.is_export('#| hide\n#| exports\nx=1')

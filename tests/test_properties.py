@@ -9,15 +9,9 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 
-pytest.importorskip('fastai.vision.all')
+fv = pytest.importorskip('fastai.vision.all')
 
 import torch
-from fastai.data.core import TfmdDL
-from fastai.data.transforms import IntToFloatTensor, Normalize, ToTensor
-from fastai.torch_core import TensorImage, TensorImageBW
-from fastai.vision import augment as aug
-from fastai.vision.augment import CropPad, PadMode, RandomCrop, RandomResizedCrop, RatioResize, Resize, ResizeMethod
-from fastai.vision.core import PILImage, imagenet_stats
 from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 from inputs import MODES
@@ -42,7 +36,6 @@ def noise(seed, *shape):
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 class One(list):
-    "A validation set."
     split_idx = 1
 
 # --- item transforms
@@ -52,17 +45,17 @@ side = st.one_of(tiny, small, small, medium)
 pair = st.one_of(*[st.tuples(side, side)]*7, *[st.tuples(medium, medium)]*2, st.tuples(large, large))
 target = st.one_of(st.integers(1, 9), st.integers(8, 64), st.sampled_from([32, 64, 96, 128, 224]))
 size = st.one_of(target, st.tuples(target, target))
-pads = st.sampled_from([PadMode.Zeros, PadMode.Border, PadMode.Reflection])
+pads = st.sampled_from([fv.PadMode.Zeros, fv.PadMode.Border, fv.PadMode.Reflection])
 resamples = st.sampled_from([(Image.Resampling(o), Image.Resampling.NEAREST) for o in range(6)])
 
-resize = st.builds(Resize, size, method=st.sampled_from([ResizeMethod.Crop, ResizeMethod.Pad, ResizeMethod.Squish]),
-                   pad_mode=pads, resamples=resamples)
-random_resized = st.builds(RandomResizedCrop, size, min_scale=st.floats(.05, 1), resamples=resamples,
+resize = st.builds(fv.Resize, size, method=st.sampled_from(['crop', 'pad', 'squish']), pad_mode=pads,
+                   resamples=resamples)
+random_resized = st.builds(fv.RandomResizedCrop, size, min_scale=st.floats(.05, 1), resamples=resamples,
                            val_xtra=st.one_of(st.just(.14), st.floats(0, 1)))
-crop_pad = st.builds(CropPad, size, pad_mode=pads)
-random_crop = st.builds(RandomCrop, size)
-ratio_resize = st.builds(RatioResize, st.integers(2, 224), resamples=resamples)
-inactive = st.sampled_from([aug.FlipItem, aug.DihedralItem]).map(lambda cls: cls(p=1.))
+crop_pad = st.builds(fv.CropPad, size, pad_mode=pads)
+random_crop = st.builds(fv.RandomCrop, size)
+ratio_resize = st.builds(fv.RatioResize, st.integers(2, 224), resamples=resamples)
+inactive = st.sampled_from([fv.FlipItem, fv.DihedralItem]).map(lambda cls: cls(p=1.))
 final = st.one_of(resize, random_resized, crop_pad, random_crop)
 chains = st.one_of(st.tuples(final), st.tuples(final), st.tuples(ratio_resize), st.tuples(resize, inactive),
                    st.tuples(ratio_resize, final), st.tuples(resize, crop_pad), st.tuples(random_resized, random_crop),
@@ -70,7 +63,7 @@ chains = st.one_of(st.tuples(final), st.tuples(final), st.tuples(ratio_resize), 
 
 def fastai_item(tfms, im):
     "(validation DataLoader with these item transforms, what it makes of an image or its exception)."
-    dl = TfmdDL(One([(im,)]), bs=1, num_workers=0, after_item=[*tfms, ToTensor()])
+    dl = fv.TfmdDL(One([(im,)]), bs=1, num_workers=0, after_item=[*tfms, fv.ToTensor()])
     dl.before_iter()
     with patch('random.random', lambda: .5):           # RatioResize rolls dice at validation
         try: return dl, dl.do_item(0)[0]
@@ -110,7 +103,7 @@ def test_item_transforms():
 def test_a_shifted_crop_is_seen():
     "A test that cannot fail proves nothing: a crop one pixel off, another filter, another pad mode."
     a = noise(0, 60, 90, 3)
-    _, want = fastai_item([Resize(40, ResizeMethod.Pad)], PILImage.create(a))
+    _, want = fastai_item([fv.Resize(40, fv.ResizeMethod.Pad)], fv.PILImage.create(a))
     op = dict(op='resize', size=[40, 40], method='pad', pad_mode='reflection', resample='bilinear',
               order=pillow_order())
     def differ(x, **kw): return int((to_array(apply_item([{**op, **kw}], open_image(x))) != want.numpy()).sum())
@@ -129,28 +122,26 @@ align = st.sampled_from([True, True, False, None])
 
 @st.composite
 def crops(draw):
-    "A `RandomResizedCropGPU` of any shape."
     lo = draw(st.floats(.4, 1.2))
-    return aug.RandomResizedCropGPU(draw(st.one_of(btarget, st.tuples(btarget, btarget))), mode=draw(modes),
-                                    ratio=(lo, draw(st.floats(lo, 2))), valid_scale=draw(st.floats(.5, 1)))
+    return fv.RandomResizedCropGPU(draw(st.one_of(btarget, st.tuples(btarget, btarget))), mode=draw(modes),
+                                   ratio=(lo, draw(st.floats(lo, 2))), valid_scale=draw(st.floats(.5, 1)))
 
 def make(cls, **kw): return st.fixed_dictionaries(kw).map(lambda kw: cls(**kw))
 moves = [make(o, size=bsize, align_corners=align, p=unit, **grid)
-         for o in (aug.Rotate, aug.Zoom, aug.Warp, aug.Flip, aug.Dihedral)]
-light = [make(o, p=unit, max_lighting=st.floats(.05, .8)) for o in (aug.Brightness, aug.Contrast, aug.Saturation)]
-light += [make(o, p=unit) for o in (aug.Hue, aug.RandomErasing)]
+         for o in (fv.Rotate, fv.Zoom, fv.Warp, fv.Flip, fv.Dihedral)]
+light = [make(o, p=unit, max_lighting=st.floats(.05, .8)) for o in (fv.Brightness, fv.Contrast, fv.Saturation)]
+light += [make(o, p=unit) for o in (fv.Hue, fv.RandomErasing)]
 extras = st.lists(st.one_of(*moves, *light, crops()), max_size=2)
 
 @st.composite
 def augs(draw):
-    "`aug_transforms` with any arguments."
     size = draw(bsize)
     kw = dict(mult=st.floats(.1, 2), do_flip=st.booleans(), flip_vert=st.booleans(), max_rotate=st.floats(0, 180),
               min_zoom=st.floats(.5, 1), max_zoom=st.floats(1, 2), max_lighting=st.floats(0, .4),
               max_warp=st.floats(0, .4), p_affine=unit, p_lighting=unit, xtra_tfms=extras, align_corners=align,
               batch=st.booleans(), **grid)
     if size: kw['min_scale'] = st.sampled_from([1., 1., .75, .3])
-    return aug.aug_transforms(size=size, **draw(st.fixed_dictionaries(kw)))
+    return fv.aug_transforms(size=size, **draw(st.fixed_dictionaries(kw)))
 
 @st.composite
 def batch_cases(draw):
@@ -158,18 +149,18 @@ def batch_cases(draw):
     channels = draw(st.sampled_from([1, 3, 3, 4]))
     tfms = draw(st.one_of(augs(), augs(), extras, st.tuples(augs(), augs()).map(lambda o: o[0]+o[1])))
     stats = st.tuples(*[st.lists(st.floats(*o), min_size=channels, max_size=channels) for o in ((0, 1), (.15, .6))])
-    norm = draw(st.one_of(st.none(), st.just(imagenet_stats) if channels == 3 else stats, stats, st.just(())))
+    norm = draw(st.one_of(st.none(), st.just(fv.imagenet_stats) if channels == 3 else stats, stats, st.just(())))
     if norm is not None:
-        tfms = [*tfms, Normalize.from_stats(*norm, cuda=False) if norm else Normalize()]
+        tfms = [*tfms, fv.Normalize.from_stats(*norm, cuda=False) if norm else fv.Normalize()]
     return tfms, (draw(st.integers(1, 3)), channels, draw(bside), draw(bside))
 
 def batch_case(tfms, shape, seed):
     "Largest difference of the two, 'refused' by both, 'flat', or an assertion."
     n, channels, h, w = shape
     x = torch.from_numpy(noise(seed, *shape))
-    cls = TensorImageBW if channels == 1 else TensorImage
-    make_dl = partial(TfmdDL, One([(cls(o),) for o in x]), bs=n, num_workers=0)
-    try: dl = make_dl(after_batch=[IntToFloatTensor(), *tfms])
+    cls = fv.TensorImageBW if channels == 1 else fv.TensorImage
+    make_dl = partial(fv.TfmdDL, One([(cls(o),) for o in x]), bs=n, num_workers=0)
+    try: dl = make_dl(after_batch=[fv.IntToFloatTensor(), *tfms])
     except Exception: return 'refused'                 # fastai's: `Normalize` asks for a batch, and there is none
     try: want = torch.Tensor(dl.one_batch()[0])
     except Exception as e: want = e

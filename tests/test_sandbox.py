@@ -8,7 +8,6 @@ import fastai_deploy as fd
 from fastai_deploy.run.loading import try_out
 
 def python(code, folder, **kw):
-    "Run Python code in a folder, and wait."
     kw |= dict(cwd=folder, env=dict(os.environ, PYTHONPATH=os.pathsep.join([str(folder), *sys.path])))
     return subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=99, **kw)
 

@@ -1,5 +1,5 @@
 "Learners whose proof is special: answers near zero, a single class, much float noise, no images at hand."
-# ruff: noqa: F811 (the fixture `files`)
+# ruff: noqa: F811 (the fixtures `files` and `with_thumbs`)
 from functools import partial
 
 import numpy as np
@@ -10,9 +10,9 @@ fv = pytest.importorskip('fastai.vision.all')
 
 import fastai_deploy as fd
 import torch
-from fastai_deploy.serve.formats import facts
+from conftest import same_answers
 from fastai_deploy.learner.verify import valid_items
-from test_strange_inputs import Small, Upright, block_learner, reloaded, said, thumbs
+from test_strange_inputs import Small, Upright, block_learner, reloaded, said, thumbs, with_thumbs  # noqa: F401
 from test_tasks import dataloaders, files, fit, value  # noqa: F401
 from torch import nn
 
@@ -20,19 +20,9 @@ def export(learn, path, **kwargs):
     "A bundle, without a word."
     return said(partial(fd.export, progress=False, **kwargs), learn, path)[0]
 
-def same_as_fastai(bundle, learn, items):
-    "`predict(path)` answers what `learn.predict(path)` does."
-    model = fd.load(bundle)
-    for p in items:
-        with learn.no_bar(), learn.no_logging(): want = learn.predict(p)
-        got = model.predict(p)
-        np.testing.assert_allclose(got[2], want[2].numpy(), atol=1e-5*max(1, float(want[2].abs().max())))
-        assert str(got[0]) == str(want[0]) or not isinstance(got[0], str)
-
 # --- answers near zero, a single class
 
 def number(files, y, **kwargs):
-    "A regression, trained a little."
     dls = dataloaders(files, fv.RegressionBlock, y)
     torch.manual_seed(0)
     return fit(fv.vision_learner(dls, 'test_resnet', pretrained=False, lin_ftrs=[16], n_out=1, **kwargs))
@@ -110,19 +100,6 @@ def test_usual_noise_changes_nothing(digits_bundle):
     parity = fd.verify(digits_bundle)
     assert [s.limit for s in parity.stages] == [0, 0, 1e-5, 1e-4, 1e-5] and 'noise' not in parity.table()
 
-@pytest.fixture(scope='module')
-def with_thumbs(files, tmp_path_factory):
-    "Copies of the files, each with a smaller one below thumbs/."
-    out = []
-    for i, p in enumerate(files):
-        d = tmp_path_factory.getbasetemp()/'photos'/p.parent.name
-        (d/'thumbs').mkdir(parents=True, exist_ok=True)
-        im = Image.open(p)
-        im.save(d/f'{i}.png')
-        im.reduce(2).save(d/'thumbs'/f'{i}.png')
-        out.append(d/f'{i}.png')
-    return out
-
 # --- what nobody sees
 
 class SometimesInverted(fv.PILImage):
@@ -169,20 +146,6 @@ def test_random_state(files, tmp_path):
     assert torch.equal(torch.get_rng_state(), before[0])
     assert (np.random.get_state()[1].tolist(), fv.random.getstate()) == before[1:]
 
-# --- paths that get_x maps, images that are turned
-
-def test_mapped_paths(with_thumbs, tmp_path):
-    "The spec says which file `predict` takes, and `verify` with the Learner compares just that."
-    learn = block_learner(with_thumbs, get_x=thumbs)
-    bundle, words = said(partial(fd.export, progress=False, goldens=3), learn, tmp_path/'b')
-    model = fd.load(bundle)
-    assert 'get_x' in model.spec.input.path and 'get_x' in words
-    assert fd.verify(bundle, learn, progress=False).ok
-    for p in list(learn.dls.valid_ds.items)[:4]:
-        with learn.no_bar(), learn.no_logging(): want = learn.predict(p)
-        np.testing.assert_allclose(model.predict(thumbs(p)).probs, want[2].numpy(), atol=1e-5)
-    assert any('get_x' in o for _, lines in facts(model.bundle) for o in lines)
-
 def test_turned_images(files, tmp_path):
     learn = block_learner(files, fv.ImageBlock(Upright))
     bundle = export(learn, tmp_path/'b', goldens=2)
@@ -191,7 +154,7 @@ def test_turned_images(files, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.open(files[0]).convert('RGB').resize((60, 33)).save(tmp_path/'turned.jpg', exif=exif)
-    same_as_fastai(bundle, learn, [tmp_path/'turned.jpg', files[1]])
+    same_answers(model, learn, [tmp_path/'turned.jpg', files[1]])
     with learn.no_bar(), learn.no_logging(): want = learn.predict(tmp_path/'turned.jpg')[2].numpy()
     assert np.abs(model.predict(tmp_path/'turned.jpg', exif=False).probs - want).max() > 1e-4
     assert fd.verify(bundle, learn, items=[tmp_path/'turned.jpg', *files[:3]], progress=False).ok
@@ -207,33 +170,22 @@ def test_from_a_pickle_without_images(files, tmp_path):
     assert parity.ok and parity.pictures == 3 and all(g.drawn for g in fd.load(bundle).goldens())
     assert fd.verify(bundle, learn, items=files[:3], progress=False).ok
 
-def test_no_resize_and_large(files, tmp_path):
-    "Larger than what a golden usually is, and no transform that would make another size."
-    (tmp_path/'large').mkdir()
-    for i, p in enumerate(files[:8]): Image.open(p).resize((1100, 1030)).save(tmp_path/'large'/f'{i}.png')
-    images = fv.get_image_files(tmp_path/'large')
-    dls = block_learner(images, item=fv.ToTensor(), get_y=lambda p: 'odd' if int(p.stem)%2 else 'even').dls
+@pytest.mark.parametrize('size, pixels', [((32, 32), True), ((1100, 1030), False)])
+def test_no_resize(files, tmp_path, size, pixels):
+    "Where no transform resizes, the drawn images have the size that the net takes, however large that is."
+    for i, p in enumerate(files[:16]): Image.open(p).resize(size).save(tmp_path/f'{i}.png')
+    dls = block_learner(fv.get_image_files(tmp_path), item=fv.ToTensor(), get_y=lambda p: int(p.stem)%2).dls
     learn = fv.Learner(dls, Small(n=2), loss_func=fv.CrossEntropyLossFlat())
-    bundle = export(learn, tmp_path/'b', goldens=1, pixels=False)
-    assert fd.verify(bundle).pictures == 4
-
-def test_no_resize(files, tmp_path):
-    "Where no transform resizes, the drawn images have the size that the net takes."
-    small = tmp_path/'small'
-    for i, p in enumerate(files):
-        (small/p.parent.name).mkdir(parents=True, exist_ok=True)
-        Image.open(p).resize((32, 32)).save(small/p.parent.name/f'{i}.png')
-    learn = block_learner(fv.get_image_files(small), item=fv.ToTensor())
-    bundle = export(learn, tmp_path/'b', goldens=2)
+    bundle = export(learn, tmp_path/'b', goldens=2, pixels=pixels)
     assert fd.verify(bundle).pictures == 5
-    assert {g.image.size for g in fd.load(bundle).goldens()} == {(32, 32)}
+    assert {g.image.size for g in fd.load(bundle).goldens()} == {size}
 
 @pytest.mark.parametrize('cls', [fv.PILImage, fv.PILImageBW])
 def test_drawn_images_are_the_same_everywhere(digits_bundle, files, tmp_path, cls):
     "In every bundle of a mode, byte for byte."
     from fastai_deploy.learner.export import drawn_images
     want = drawn_images('L' if cls is fv.PILImageBW else 'RGB')
-    learn = fv.Learner(dataloaders(files, fv.CategoryBlock, fv.parent_label, partial(fv.ImageBlock, cls), batch=list),
+    learn = fv.Learner(dataloaders(files, fv.CategoryBlock, fv.parent_label, partial(fv.ImageBlock, cls), batch=[]),
                        Small(1 if cls is fv.PILImageBW else 3), loss_func=fv.CrossEntropyLossFlat())
     for b in [export(learn, tmp_path/'b', goldens=0), *([digits_bundle] if cls is fv.PILImage else [])]:
         got = {g.name: g.image.tobytes() for g in fd.load(b).goldens() if g.drawn}

@@ -8,6 +8,9 @@ import pytest
 import readme
 from conftest import ROOT, said
 
+def test_make_targets():
+    assert {'zoo', 'matrix'} <= {*re.findall(r'(?m)^(\w+):', (ROOT/'Makefile').read_text(encoding='utf-8'))}
+
 def test_requirement_lists():
     "The run side gets three packages and no more; the newest fastai comes without nbdev."
     run, dev, latest = (tools_env.requirements(o) for o in ('run', 'dev', 'latest'))
@@ -41,12 +44,11 @@ def test_setup_reads_settings():
 
 @pytest.mark.parametrize('body,want', [
     ('<testsuite tests="5" failures="1" errors="1" skipped="1"/>', (2, 2, 1)),
-    ('<testsuite tests="2" failures="0" errors="0" skipped="0"/>', (2, 0, 0))])
+    ('<testsuite tests="2" failures="0" errors="0" skipped="0"/>', (2, 0, 0)), (None, (0, 1, 0))])
 def test_counts(tmp_path, body, want):
-    (tmp_path/'x.xml').write_text(f'<testsuites>{body}</testsuites>', encoding='utf-8')
+    "A run that wrote nothing has failed."
+    if body: (tmp_path/'x.xml').write_text(f'<testsuites>{body}</testsuites>', encoding='utf-8')
     assert check.counts(tmp_path/'x.xml') == want
-
-def test_a_run_that_wrote_nothing_has_failed(tmp_path): assert check.counts(tmp_path/'no.xml') == (0, 1, 0)
 
 def cell(source, *outputs, kind='code'): return dict(cell_type=kind, source=source, outputs=list(outputs))
 
@@ -60,18 +62,18 @@ def test_readme_of_a_notebook(tmp_path):
     assert readme.render(tmp_path) == (f'{readme.NOTE}\n\n# T [x](nbs/run/00_x.ipynb)\n\n|a|\n\n```python\nf()\n```\n\n'
                                        '````text\na ``` b\n````\n')
 
-@pytest.mark.parametrize('path,want', [('index.ipynb', 'index'), ('run/16_model.ipynb', 'run/model'),
-                                       ('10_my_data.ipynb', 'my_data')])
-def test_pages_are_named_as_nbdev_names_them(path, want): assert docs.page_of(path) == want
-
-@pytest.mark.parametrize('heading,want', [('A way, *here*', 'a-way-here'), ('`Model.predict`', 'model.predict'),
-                                          ('1. [One](x.html)', 'one')])
-def test_anchors_are_named_as_pandoc_names_them(heading, want): assert docs.slug(heading) == want
+@pytest.mark.parametrize('f,given,want', [
+    (docs.page_of, 'index.ipynb', 'index'), (docs.page_of, 'run/16_model.ipynb', 'run/model'),
+    (docs.page_of, '10_my_data.ipynb', 'my_data'), (docs.slug, 'A way, *here*', 'a-way-here'),
+    (docs.slug, '`Model.predict`', 'model.predict'), (docs.slug, '1. [One](x.html)', 'one')])
+def test_names_on_the_site(f, given, want):
+    "Pages are named as nbdev does it, anchors as pandoc does."
+    assert f(given) == want
 
 def test_links_to_symbols_lead_somewhere():
     "To the nearest heading; out of a signature they go, and the signature goes where the source follows."
-    md = ('---\n\n[source](https://x/a.py#L1){target="_blank"}\n\n### f\n\n```python\ndef f(\n    x, # [`A`](https://s/a.html#a)\n)'
-          ':\n```\n\n*Not [`B.go`](https://s/a.html#b.go), [`A.go`](https://s/a.html#a.go)*')
+    md = ('---\n\n[source](https://x/a.py#L1){target="_blank"}\n\n### f\n\n'
+          '```python\ndef f(\n    x, # [`A`](https://s/a.html#a)\n):\n```\n\n*Not [`B.go`](https://s/a.html#b.go), [`A.go`](https://s/a.html#a.go)*')
     shown = cell('show_doc(f)', dict(data={'text/markdown': md}))
     docs.tidy(shown, set(), {'a': {'a'}}, 'https://s/')
     got = shown['outputs'][0]['data']['text/markdown']

@@ -6,7 +6,6 @@ import pytest
 pytest.importorskip('fastai.vision.all')
 
 import timm, zoo
-from conftest import ROOT
 
 # small ones, each put together in another way
 SAMPLE = [('timm/resnet', 'test_resnet'), ('timm/convnext', 'test_convnext'), ('timm/vision_transformer', 'test_vit'),
@@ -92,5 +91,3 @@ def test_worker(tmp_path, capsys):
     more = zoo.zoo(todo + [('e', 'three')], run, path, limit=10, keep=rows)
     run.stop()
     assert len(more) == 5 and capsys.readouterr().out.startswith('1/1 e')
-
-def test_make_target(): assert 'zoo:' in (ROOT/'Makefile').read_text(encoding='utf-8')

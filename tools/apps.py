@@ -11,11 +11,15 @@ import argparse, json, os, shutil, subprocess, sys, tempfile, time, warnings
 from pathlib import Path
 
 import numpy as np
-from env import ROOT
+from env import PETS, ROOT
 from PIL import Image
 
+import fastai_deploy as fd
+from fastai_deploy.samples.digits import digits
+from fastai_deploy.samples.pets import pet_breed
+from fastai_deploy.serve.programs import app_names, apps_folder, copy_app
+
 TABLE = ROOT/'nbs'/'reference'/'decoders.json'
-PETS = ROOT.parent/'shared'/'pets'/'images'
 TOOLS = dict(node=['node', 'npm'], web=['node', 'npm', 'chromium'], cpp=['g++', 'cmake'], java=['java', 'mvn'])
 CHROMIUM = 'chromium', 'chromium-browser', 'google-chrome'    # any browser of this kind will do
 PNG_MODES = 'RGB', 'RGBA', 'L', 'LA', 'P', '1'
@@ -34,8 +38,7 @@ def missing(name, debian):
     "What keeps program `name` from being built here; in CI it is installed first."
     def lacking():
         return [o for o in TOOLS.get(name, []) if not any(map(shutil.which, CHROMIUM if o == 'chromium' else [o]))]
-    lack = lacking()
-    if os.environ.get('FASTAI_DEPLOY_CI') == '1': install([o for o in debian if lack or o.startswith('lib')])
+    if os.environ.get('FASTAI_DEPLOY_CI') == '1': install([o for o in debian if lacking() or o.startswith('lib')])
     return lacking()
 
 # --- a bundle and images
@@ -43,9 +46,6 @@ def missing(name, debian):
 def pets_bundle(photos, path):
     "A bundle for 37 breeds, after a few steps of training, and the photos."
     import fastai.vision.all as fv
-
-    import fastai_deploy as fd
-    from fastai_deploy.samples.pets import pet_breed
     fv.set_seed(0, reproducible=True)
     dls = fv.ImageDataLoaders.from_path_func(photos[0].parent, photos, pet_breed, valid_pct=.2, seed=42, bs=8,
                                              num_workers=0, item_tfms=fv.Resize(224),
@@ -56,7 +56,6 @@ def pets_bundle(photos, path):
 
 def digits_bundle(path):
     "The sample model's bundle, and some of its images."
-    import fastai_deploy as fd
     from fastai_deploy.samples.train import train_digits
     learn = train_digits()
     return fd.export(learn, path, progress=False), sorted(Path(learn.dls.path).rglob('*.jpg'))[::9]
@@ -81,7 +80,6 @@ def ink(photo):
     return grey < (grey.min() + grey.max())/2
 
 def corners(photo):
-    "The corners of what is drawn, (x, y) each."
     ys, xs = np.nonzero(ink(photo))
     return [[xs.min(), ys.min()], [xs.max()+1, ys.max()+1]]
 
@@ -89,9 +87,6 @@ def task_bundle(task, path):
     "A bundle for a task, after a few steps of training on some digits: each with another way to cut a photo."
     import fastai.vision.all as fv
     from torch import nn
-
-    import fastai_deploy as fd
-    from fastai_deploy.samples.digits import digits
     fv.set_seed(0, reproducible=True)
     block, get_y, item, net, loss = dict(
         points=(fv.PointBlock, lambda o: fv.tensor(corners(o)).float(), fv.Resize(32, 'pad'),
@@ -118,7 +113,6 @@ def other_numbers(path, want):
 
 def try_task(app, about, task, bundle, files, out):
     "Hold a program's answers for a task against Python's, as JSON and as files: what it may say of itself."
-    import fastai_deploy as fd
     model, names = fd.load(bundle, engine='pixels'), ' '.join(f'"{f}"' for f in files)
     run = f'{about["run"].removesuffix("photo.jpg")} --bundle "{bundle}" --json'
     far, other, size = 0., 0, 0
@@ -177,8 +171,6 @@ def compare(model, files, said, out):
 
 def try_app(name, bundle, jpegs, pngs, tmp, tasks):
     "Copy, build, test and compare one program: its row of the table. `tasks`: bundles for other tasks."
-    import fastai_deploy as fd
-    from fastai_deploy.serve.programs import copy_app
     app, out = tmp/name, tmp/f'{name}-out'
     out.mkdir()
     about = copy_app(name, bundle, app)
@@ -209,7 +201,6 @@ def main():
     if a.table and a.names: p.error('the table is of all programs: name none')
     warnings.filterwarnings('ignore', category=FutureWarning)   # torch's, about itself
     warnings.filterwarnings('ignore', message='the net is exported as it is')
-    from fastai_deploy.serve.programs import app_names, apps_folder
     t, rows, failed, skipped, pets = time.time(), [], 0, 0, sorted(PETS.glob('*.jpg'))
     with tempfile.TemporaryDirectory(prefix='apps-') as tmp:
         tmp = Path(tmp)

@@ -10,6 +10,11 @@ import onnxruntime as ort
 from env import python_of
 from PIL import Image
 
+import fastai_deploy as fd
+from fastai_deploy.graph.pixels import item_model
+from fastai_deploy.run.item_tfms import apply_item, pillow_order, to_array
+from fastai_deploy.run.spec import Input, Output, Spec
+
 PEAK = """
 def peak():    # in MB, on Linux; elsewhere there is no such file, and no figure
     try: return next(int(o.split()[1]) for o in open('/proc/self/status') if o.startswith('VmHWM'))*1024/1e6
@@ -64,7 +69,6 @@ def interleaved(fs, rounds):
 
 def bare(model):
     "The least that must be done: decode, item ops, one bare `session.run`."
-    from fastai_deploy.run.item_tfms import apply_item, to_array
     def f(path):
         img = Image.open(path).convert('RGB')
         return model.session.run(None, {'image': to_array(apply_item(model.spec.item, img))[None]})[0]
@@ -80,9 +84,6 @@ def fresh(name, code):
 
 def resizing(method, w, h, threads, rounds, tmp):
     "Median seconds of a `Resize(224)` in the graph of pixels.onnx and in Pillow, for one image of noise in memory."
-    from fastai_deploy.graph.pixels import item_model
-    from fastai_deploy.run.item_tfms import apply_item, pillow_order, to_array
-    from fastai_deploy.run.spec import Input, Output, Spec
     path = tmp/f'{method}.onnx'
     op = dict(op='resize', size=[224, 224], method=method, pad_mode='reflection', resample='bilinear',
               order=pillow_order())
@@ -101,13 +102,11 @@ def packages_mb(name):
     return sum(p.stat().st_size for p in folder.rglob('*') if p.is_file() and not p.is_symlink())/1e6
 
 def row(what, a, b, fmt, aim):
-    "One line of the table."
     print(f'{what:62} {fmt(a):>11} {fmt(b):>11} {a/b:>8.3g}   {aim}')
     return dict(what=what, a=a, b=b, ratio=a/b, aim=aim)
 
 def bench(photo, rounds, cold_rounds, tmp):
     "Run everything and print the table."
-    import fastai_deploy as fd
     learn = a_learner(photo, tmp)
     bundle = fd.export(learn, tmp/'bundle', goldens=2, progress=False)
     learn.export((tmp/'learn.pkl').resolve())

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import yaml
 from env import ROOT, settings
 
 DOCS, NBS = ROOT/'_docs', ROOT/'nbs'
@@ -40,7 +41,6 @@ def prose(cell):
     return '\n'.join(''.join(o.get('data', {}).get('text/markdown', '')) for o in cell.get('outputs', []))
 
 def anchors(text):
-    "The anchors of the headings in some Markdown."
     return {slug(o) for o in re.findall(r'(?m)^#+ +(.*?) *#*$', re.sub(r'(?s)```.*?```', '', text))}
 
 def tidy(cell, shown, have, site):
@@ -77,7 +77,6 @@ def sphinx_cell(cell, page, site):
     "A cell as myst-nb wants it, or None: front matter becomes a title, `#|` lines become tags."
     src = ''.join(cell['source'])
     if cell['cell_type'] == 'raw':
-        import yaml
         meta = yaml.safe_load(src.strip().strip('-')) or {}
         src = f'# {meta.get("title", page)}\n\n> {meta.get("description", "")}'
     elif cell['cell_type'] == 'markdown':
@@ -102,17 +101,14 @@ def relink(text, page, site):
     text = re.sub(rf'\]\({re.escape(site)}([\w./-]+)\.html', rf']({up}\1.ipynb', text)
     return re.sub(r'\]\((?!https?:)([\w./-]+\.ipynb)', lambda m: f']({page_of(m[1])}.ipynb', text)
 
-def contents():
-    "[(section or None, [notebook, ...])] from nbs/sidebar.yml."
-    import yaml
+def toctrees():
+    "The sections of nbs/sidebar.yml, in Sphinx's words."
     items = yaml.safe_load((NBS/'sidebar.yml').read_text(encoding='utf-8'))['website']['sidebar']['contents']
-    sections = [(o['section'], o['contents']) for o in items if isinstance(o, dict)]
-    return [(None, [o for o in items if isinstance(o, str)]), *sections]
-
-def toctree(section, pages):
-    "One section of the sidebar, in Sphinx's words."
-    lines = '\n'.join(page_of(o) for o in pages if o != 'index.ipynb')
-    return '```{toctree}\n:hidden:\n' + (f':caption: {section}\n' if section else '') + f'\n{lines}\n```'
+    first = dict(section='', contents=[o for o in items if isinstance(o, str)])
+    for o in [first, *(o for o in items if isinstance(o, dict))]:
+        lines = '\n'.join(page_of(p) for p in o['contents'] if p != 'index.ipynb')
+        caption = f':caption: {o["section"]}\n' if o['section'] else ''
+        if o['contents']: yield f'```{{toctree}}\n:hidden:\n{caption}\n{lines}\n```'
 
 CONF = '''
 import sys
@@ -140,8 +136,7 @@ def by_sphinx(nbs, cfg, site, tmp):
         page = page_of(k)
         cells = [o for c in nb['cells'] if (o := sphinx_cell(c, page, site))]
         if page == 'index':
-            tree = '\n\n'.join(toctree(*o) for o in contents() if o[1])
-            cells.append(dict(cell_type='markdown', id='toctree', metadata={}, source=tree))
+            cells.append(dict(cell_type='markdown', id='toctree', metadata={}, source='\n\n'.join(toctrees())))
         (src/page).parent.mkdir(parents=True, exist_ok=True)
         (src/f'{page}.ipynb').write_text(json.dumps(dict(nb, cells=cells), ensure_ascii=False), encoding='utf-8')
     shutil.copytree(NBS/'images', src/'images')

@@ -9,11 +9,11 @@ from configparser import ConfigParser
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+PETS = ROOT.parent/'shared'/'pets'/'images'    # real photos, where there are some
 DIRS = {'dev': '.venv', 'run': '.venv-run', 'latest': '.venv-latest'}
 STAMP = 'fastai_deploy.json'   # in the environment: what was asked for when it was made
 
 def settings():
-    "settings.ini as a dict of strings."
     ini = ConfigParser(delimiters=['='], interpolation=None)
     ini.read(ROOT/'settings.ini', encoding='utf-8')
     return ini['DEFAULT']
@@ -26,7 +26,6 @@ def requirements(name):
             'dev': req('requirements', 'export_requirements', 'demo_requirements', 'dev_requirements')}[name]
 
 def python_of(name):
-    "Path of the Python of environment `name`."
     d = ROOT/DIRS[name]
     return d/'Scripts'/'python.exe' if os.name == 'nt' else d/'bin'/'python'
 
@@ -66,7 +65,6 @@ def pip_install(name, *args):
     else: call(python_of(name), '-m', 'pip', 'install', '-q', '--disable-pip-version-check', *args)
 
 def create(name):
-    "A new, empty environment `name`."
     d, uv = ROOT/DIRS[name], find_uv()
     if d.exists(): shutil.rmtree(d)
     if uv: return call(uv, 'venv', '-q', '--python', sys.executable, d)
@@ -112,7 +110,6 @@ def ensure(name):
     return python_of(name)
 
 def clean():
-    "Remove all that the targets make."
     junk = list(DIRS.values()) + 'build dist _docs _proc demo_out .matrix .pytest_cache .ruff_cache .hypothesis'.split()
     for d in [ROOT/o for o in junk] + list(ROOT.glob('*.egg-info')): shutil.rmtree(d, ignore_errors=True)
 

@@ -22,11 +22,9 @@ def look(path):
                 widths=[max(map(len, s.splitlines()), default=0) for s in code])
 
 def lines(folder):
-    "How many lines of Python a folder has."
     return sum(len(p.read_text(encoding='utf-8').splitlines()) for p in folder.rglob('*.py') if p.name != '_modidx.py')
 
 def figures(root):
-    "The figures of a checkout."
     seen = [look(p) for p in notebooks(root)]
     def every(k): return [o for s in seen for o in s[k]]
     exported = '\n'.join(every('exports'))
@@ -42,7 +40,6 @@ def figures(root):
             'lines of tools': lines(root/'tools'), 'lines of tests': lines(root/'tests')}
 
 def at(rev):
-    "The figures of another commit."
     cmd = ['git', 'archive', rev, 'nbs', LIB, 'tools', 'tests']
     tar = subprocess.run(cmd, cwd=ROOT, capture_output=True, check=True)
     with tempfile.TemporaryDirectory() as tmp:
@@ -50,7 +47,6 @@ def at(rev):
         return figures(Path(tmp))
 
 def report(root):
-    "Print the sizes of each notebook."
     print(f'{"":38}exports  followed by one  words (median)  widest line (median, most)')
     for p in notebooks(root):
         o = look(p)

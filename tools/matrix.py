@@ -6,15 +6,20 @@
 The side that trains writes down what fastai itself makes of some 300 images with every item transform: the pets
 photos where there are some, else drawn ones, and odd sizes. The side that runs, with the version to be tried in front
 of everything else, must get the same bytes and answers. Other versions lie in .matrix/, each in a folder of its own."""
-import argparse, hashlib, json, math, os, platform, subprocess, sys, tempfile, time
+import argparse, hashlib, importlib, json, math, os, platform, subprocess, sys, tempfile, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import patch
 
-from env import ROOT, find_uv, python_of
+import numpy as np
+from env import PETS, ROOT, find_uv, python_of
+from PIL import Image
+
+import fastai_deploy as fd
+from fastai_deploy.run.spec import Input, Output, Spec
 
 TABLE = ROOT/'nbs'/'reference'/'versions.json'
-PETS = ROOT.parent/'shared'/'pets'/'images'
 PLACE = ROOT/'.matrix'
 TOLERANCE = 1e-5
 TRAINED = '12.3.0', '13.0.0'    # Pillow where the Learner is: gradio holds it below 13, fastai does not
@@ -64,15 +69,11 @@ def call(python, *args, versions=()):
 
 def versions_of(*names):
     "package -> version, of what this process imports."
-    import importlib
     return {o: importlib.import_module(o if o != 'pillow' else 'PIL').__version__ for o in names}
 
 # --- images
 
 def drawn(rng, w, h):
-    "An image with edges, slopes and noise."
-    import numpy as np
-    from PIL import Image
     y, x = np.mgrid[:h, :w]
     a = np.stack([x*255/max(w-1, 1), y*255/max(h-1, 1), 255*((x//5 + y//7) % 2)], -1)
     return Image.fromarray((a*.7 + rng.uniform(0, 76, (h, w, 3))).astype('uint8'))
@@ -83,8 +84,6 @@ def images_of(folder):
 
 def make_images(folder, odd=60):
     "Write `odd` images of random sizes into `folder`, a few extremely thin ones, and more where there are no photos."
-    import numpy as np
-    from PIL import Image
     rng, photos = np.random.default_rng(0), sorted(PETS.glob('*.jpg'))
     side = lambda: round(math.exp(rng.uniform(math.log(9), math.log(700))))
     sizes = [(side(), side()) for _ in range(odd)] + [(3, 400), (400, 3), (1, 150), (2, 203), (63, 64), (64, 65)]
@@ -99,7 +98,6 @@ def make_images(folder, odd=60):
 def item_tfms(whole):
     "name -> a fastai item transform: each with each filter and padding, or one of each kind."
     import fastai.vision.all as fv
-    from PIL import Image
     res, pads = {}, ('reflection', 'border', 'zeros')
     for i, r in enumerate(FILTERS):
         f, pad = (Image.Resampling[r.upper()],)*2, pads[i % 3]
@@ -139,14 +137,10 @@ def learner(files):
 
 def make(folder, pictures, whole):
     "In `folder`: what fastai gives for each image, the item transforms captured and as graphs, and a bundle."
-    from types import SimpleNamespace
-
     import fastai.vision.all as fv
 
-    import fastai_deploy as fd
     from fastai_deploy.learner.tfms import item_ops
     from fastai_deploy.graph.pixels import item_model
-    from fastai_deploy.run.spec import Input, Output, Spec
     tfms, files = item_tfms(whole), [Path(o) for o in pictures]
     ops = {n: item_ops(SimpleNamespace(after_item=fv.Pipeline([t, fv.ToTensor()]))) for n, t in tfms.items()}
     for i, o in enumerate(ops.values()):
@@ -174,7 +168,6 @@ def by_pillow(ops, img):
 
 def by_graph(session, img):
     "The same, from their graph."
-    import numpy as np
     from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument, RuntimeException
     try: a = session.run(None, {'picture': np.asarray(img)})[0]
     except (InvalidArgument, RuntimeException): return None    # no pixel is left
@@ -182,9 +175,6 @@ def by_graph(session, img):
 
 def run(folder):
     "How far this process is from fastai: images whose bytes differ, by engine and transform, and the answers."
-    import numpy as np
-
-    import fastai_deploy as fd
     from fastai_deploy.run.image import open_image
     from fastai_deploy.run.session import make_session
     from fastai_deploy.run.item_tfms import check_item
@@ -237,7 +227,6 @@ def combinations(sides):
     return res + [(sides[-1], [(p, v)]) for p in ('numpy', 'onnxruntime') for v in for_python(p)]
 
 def say(result):
-    "A result in one line."
     n = {e: sum(map(len, by.values())) for e, by in result['differ'].items()}
     v = ', '.join(f'{k} {v}' for k, v in result['versions'].items())
     return (f"fastai {result['trained']['fastai']}, Pillow {result['trained']['pillow']}, run under {v}: of "

@@ -37,7 +37,6 @@ def parsed(src):
     except (SyntaxError, ValueError): return ast.Module([], [])
 
 def sources(*folders):
-    "The text of all Python files in some folders."
     files = [p for o in folders for p in ([o] if o.is_file() else o.rglob('*.py*')) if p.suffix in ('.py', '.pyi')]
     return [p.read_text(encoding='utf-8', errors='replace') for p in files]
 

@@ -1,13 +1,15 @@
-"""The project's structure, as rules: each takes the root of a project and returns what is wrong with it, in words.
+"""The project's structure, as rules: each takes the root of a project and gives what is wrong with it, line by line.
 
 tests/test_project.py runs every rule on this project, and on a small broken one that the rule must refuse."""
 import ast, base64, json, re, subprocess, sys, tempfile
+from collections import Counter
 from itertools import dropwhile
 from pathlib import Path
 from shutil import copytree, ignore_patterns
 
 from docs import anchors as headings
-from names import stale
+from names import parsed, stale
+from readme import render
 
 LIB, NBS = 'fastai_deploy', 'nbs'
 OURS = dict(run=[], nets=['run'], graph=['run', 'nets'], learner=['run', 'nets', 'graph'], samples=['run'],
@@ -31,12 +33,13 @@ def cells(path, kind='code'):
     nb = json.loads(path.read_text(encoding='utf-8'))
     return [(c.get('id', ''), ''.join(c['source']), c) for c in nb['cells'] if kind in (None, c['cell_type'])]
 
-def is_export(src):
-    "Whether nbdev exports a cell with this source."
-    return bool(re.match(r'(?:[ \t]*(?:#\|.*)?\n)*[ \t]*#\|[ \t]*exports?\b', src))
+def all_cells(root):
+    "(place, source, cell) of each code cell of the project."
+    return [(f'{p.name}:{i}', s, c) for p in notebooks(root) for i, s, c in cells(p)]
+
+def is_export(src): return bool(re.match(r'(?:[ \t]*(?:#\|.*)?\n)*[ \t]*#\|[ \t]*exports?\b', src))
 
 def default_exp(path):
-    "The module that a notebook writes, or None."
     found = (re.search(r'(?m)^\s*#\|\s*default_exp\s+(\S+)', s) for _, s, _ in cells(path))
     return next((m[1] for m in found if m), None)
 
@@ -68,72 +71,55 @@ def imports(path):
 
 def ids(root):
     "Cell ids: there, unique, readable."
-    bad = []
     for p in notebooks(root):
         seen = [i for i, _, _ in cells(p, None)]
-        bad += [f'{p.name}: a cell has no id' for i in seen if not i]
-        bad += [f'{p.name}: id {i} twice' for i in sorted({i for i in seen if i and seen.count(i) > 1})]
-        bad += [f'{p.name}: id {i} is not readable' for i in seen
-                if re.fullmatch(r'(?=.*\d)[0-9a-f]{8}|[0-9a-f-]{30,}', i)]
-    return bad
+        for i in dict.fromkeys(seen):
+            if not i: yield f'{p.name}: a cell has no id'
+            elif seen.count(i) > 1: yield f'{p.name}: id {i} twice'
+            if re.fullmatch(r'(?=.*\d)[0-9a-f]{8}|[0-9a-f-]{30,}', i): yield f'{p.name}: id {i} is not readable'
 
 def directives_first(root):
     "`#|` lines come first in a cell: nbdev ignores one that stands below a comment or code."
-    bad = []
-    for p in notebooks(root):
-        for i, s, _ in cells(p):
-            rest = dropwhile(lambda o: o.startswith('#|'), filter(None, map(str.strip, s.splitlines())))
-            bad += [f'{p.name}:{i}: below other lines: {o}' for o in rest
-                    if re.match(r'#\|\s*\w', o) and 'hide_line' not in o]
-    return bad
+    for at, s, _ in all_cells(root):
+        for o in dropwhile(lambda o: o.startswith('#|'), filter(None, map(str.strip, s.splitlines()))):
+            if re.match(r'#\|\s*\w', o) and 'hide_line' not in o: yield f'{at}: below other lines: {o}'
 
 def lone_imports(root):
     "Imports share no cell with other code: nbdev runs such a cell, and nothing before it, to make the docs."
-    found, kinds = [], (ast.Import, ast.ImportFrom)
-    for p in notebooks(root):
-        for i, s, _ in cells(p):
-            try: tree = ast.parse(s)
-            except SyntaxError: continue      # a magic, outside the exported cells
-            has = [isinstance(n, kinds) or not is_export(s) and any(isinstance(o, kinds) for o in ast.walk(n))
-                   for n in tree.body]
-            only = all(isinstance(n, kinds) for n in tree.body)
-            if any(has) and not only and not re.search(r'(?m)^#\|\s*eval:\s*false', s): found.append(f'{p.name}:{i}')
-    return [f'{o}: imports and code in one cell' for o in found]
+    kinds = ast.Import, ast.ImportFrom
+    for at, s, _ in all_cells(root):
+        body = parsed(s).body
+        inside = body if is_export(s) else [o for n in body for o in ast.walk(n)]
+        mixed = any(isinstance(n, kinds) for n in inside) and not all(isinstance(n, kinds) for n in body)
+        if mixed and not re.search(r'(?m)^#\|\s*eval:\s*false', s): yield f'{at}: imports and code in one cell'
 
 def no_errors(root):
     "No error, warning or machine's path in the stored outputs."
     text = r'Traceback \(most recent call last\)|\b[A-Za-z]*Warning:|/(?:tmp|work|root|home)/[\w.]|[A-Z]:\\Users'
-    bad = []
-    for p in notebooks(root):
-        for i, _, c in cells(p):
-            for o in c['outputs']:
-                if {o['output_type'], o.get('name')} & {'error', 'stderr'}: bad.append(f'{p.name}:{i}: an error output')
-                said = [o.get('text', '')] + [v for k, v in o.get('data', {}).items() if k.startswith('text/')]
-                bad += [f'{p.name}:{i}: {m[0]}' for t in said if (m := re.search(text, ''.join(t)))]
-    return bad
+    for at, _, c in all_cells(root):
+        for o in c['outputs']:
+            if {o['output_type'], o.get('name')} & {'error', 'stderr'}: yield f'{at}: an error output'
+            said = [o.get('text', '')] + [v for k, v in o.get('data', {}).items() if k.startswith('text/')]
+            yield from (f'{at}: {m[0]}' for t in said if (m := re.search(text, ''.join(t))))
 
 def too_big(root):
     "A notebook has at most 150 KB, an image in it 40 KB. Other sizes are reported (tools/figures.py), never refused."
-    bad = []
     for p in notebooks(root):
-        if (kb := p.stat().st_size/1024) > 150: bad.append(f'{p.name}: {kb:.0f} KB, more than 150')
-        for i, _, c in cells(p):
-            for o in c['outputs']:
-                images = [''.join(v) for k, v in o.get('data', {}).items() if k.startswith('image/')]
-                sizes = [len(v if v.lstrip()[:1] == '<' else base64.b64decode(v)) for v in images]
-                bad += [f'{p.name}:{i}: an image of {n/1024:.0f} KB, more than 40' for n in sizes if n > 40*1024]
-    return bad
+        if (kb := p.stat().st_size/1024) > 150: yield f'{p.name}: {kb:.0f} KB, more than 150'
+    for at, _, c in all_cells(root):
+        data = [v for o in c['outputs'] for v in o.get('data', {}).items()]
+        for v in (''.join(v) for k, v in data if k.startswith('image/')):
+            n = len(v if v.lstrip()[:1] == '<' else base64.b64decode(v))
+            if n > 40*1024: yield f'{at}: an image of {n/1024:.0f} KB, more than 40'
 
 def links(root):
     "Relative links in prose lead to a file, and to a heading or a symbol in it."
-    bad = []
     for p in notebooks(root):
         for i, s, _ in cells(p, 'markdown'):
             for path, anchor in re.findall(r'\]\((?!\w+:)([^()#\s]*)#?([^()\s]*)\)', re.sub(r'`[^`]*`', '', s)):
                 file = p.parent/path if path else p
                 if not file.exists() or anchor and file.suffix == '.ipynb' and anchor not in anchors(file):
-                    bad.append(f'{p.name}:{i}: {path}{"#" if anchor else ""}{anchor} leads nowhere')
-    return bad
+                    yield f'{p.name}:{i}: {path}{"#" if anchor else ""}{anchor} leads nowhere'
 
 def anchors(path):
     "What a link may name in a notebook: its headings and its symbols, as pandoc and nbdev write them."
@@ -149,29 +135,32 @@ def sidebar(root):
     "nbs/sidebar.yml lists every notebook, once."
     listed = re.findall(r'[\w/-]+\.ipynb', (root/NBS/'sidebar.yml').read_text(encoding='utf-8'))
     have = [o.relative_to(root/NBS).as_posix() for o in notebooks(root)]
-    return ([f'sidebar.yml lacks {o}' for o in have if o not in listed]
-            + [f'sidebar.yml lists {o}, which is not there' for o in listed if o not in have]
-            + [f'sidebar.yml has {o} twice' for o in set(listed) if listed.count(o) > 1])
+    for o in sorted({*have, *listed}):
+        if o not in listed: yield f'sidebar.yml lacks {o}'
+        if o not in have: yield f'sidebar.yml lists {o}, which is not there'
+        if listed.count(o) > 1: yield f'sidebar.yml has {o} twice'
 
 # --- modules
 
 def one_home(root):
     "A notebook stands in its module's folder; no two write one module; none is named like a package or a function."
-    mods, taken = [m for p in notebooks(root) if (m := default_exp(p))], set().union(*MAY_IMPORT.values(), {'gradio'})
+    homes = [(p, m) for p in notebooks(root) if (m := default_exp(p))]
+    taken = set().union(*MAY_IMPORT.values(), {'gradio'})
     public = re.findall(r"'([\w ]+)'", (root/LIB/'__init__.py').read_text(encoding='utf-8'))
-    return ([f'two notebooks write {m}.py' for m in sorted({m for m in mods if mods.count(m) > 1})]
-            + [f'{p.name} writes {m}, which is not in its folder or has another name' for p in notebooks(root)
-               if (m := default_exp(p)) and m != '.'.join((p.parent.name, re.sub(r'^\d+_', '', p.stem)))]
-            + [f'module {m} is named like a package' for m in mods if m.split('.')[-1] in taken]
-            + [f'folder {f} is named like a function' for f in OURS if f in ' '.join(public).split()])
+    yield from (f'two notebooks write {m}.py' for m, n in Counter(m for _, m in homes).items() if n > 1)
+    for p, m in homes:
+        if m != '.'.join((p.parent.name, re.sub(r'^\d+_', '', p.stem))):
+            yield f'{p.name} writes {m}, which is not in its folder or has another name'
+        if m.split('.')[-1] in taken: yield f'module {m} is named like a package'
+    yield from (f'folder {f} is named like a function' for f in OURS if f in ' '.join(public).split())
 
 def orphans(root):
     "Every module comes from a notebook, and every notebook's module is there."
-    mods, own = modules(root), {'__init__', '__main__', '_modidx'}
+    mods, own = modules(root).keys(), {'__init__', '__main__', '_modidx'}
     files = [p for p in (root/LIB).rglob('*.py') if p.stem not in own]
     found = {'.'.join(p.relative_to(root/LIB).with_suffix('').parts) for p in files}
-    return ([f'{LIB}/{o}.py: no notebook writes it' for o in sorted(found - set(mods))]
-            + [f'{LIB}/{o}.py is missing' for o in sorted(set(mods) - found)])
+    yield from (f'{LIB}/{o}.py: no notebook writes it' for o in sorted(found - mods))
+    yield from (f'{LIB}/{o}.py is missing' for o in sorted(mods - found))
 
 def downward(root):
     "A module imports only what its folder may, and from its own folder only notebooks with a lower number."
@@ -180,7 +169,6 @@ def downward(root):
             for name, lazy in imports(path) if (why := not_allowed(m, name, lazy, mods))]
 
 def not_allowed(m, name, lazy, mods):
-    "Why module `m` may not import `name`, or None."
     folder = m.split('.')[0]
     if folder not in OURS: return f'{folder} is no folder of the library'
     lazily = LAZILY.get(folder, []) if lazy else []
@@ -196,46 +184,53 @@ def not_allowed(m, name, lazy, mods):
 
 def no_pickle(root):
     "The run side reads no pickles."
-    return [f'{m}.py: {o[0]}' for m, (_, p) in modules(root).items() if m.startswith('run.') and p.exists()
-            for o in re.finditer(r'\bpickle\b|allow_pickle\s*=\s*True|torch\.load|\bshelve\b|\bmarshal\b',
-                                 p.read_text(encoding='utf-8'))]
+    text = r'\bpickle\b|allow_pickle\s*=\s*True|torch\.load|\bshelve\b|\bmarshal\b'
+    return [f'{m}.py: {o}' for m, (_, p) in modules(root).items() if m.startswith('run.') and p.exists()
+            for o in re.findall(text, p.read_text(encoding='utf-8'))]
 
 def documented(root):
-    "Public functions and classes: a one-line docstring, and a docment for each parameter."
-    bad = []
-    for m, (_, path) in modules(root).items():
-        if not path.exists(): continue
-        src = path.read_text(encoding='utf-8')
-        for n in ast.parse(src).body:
-            if not isinstance(n, (ast.FunctionDef, ast.ClassDef)) or n.name[0] == '_': continue
-            a = n.args if isinstance(n, ast.FunctionDef) else ast.arguments([], [], kwonlyargs=[])
-            if a.args and getattr(a.args[0].annotation, 'id', '').startswith('_'): continue    # @patch, a private class
-            methods = n.body if isinstance(n, ast.ClassDef) else []
-            bad += [f'{m}.{n.name}: no docment for {o.arg}' for o in a.posonlyargs + a.args + a.kwonlyargs
-                    if o.arg not in ('self', 'cls') and '#' not in src.splitlines()[o.lineno - 1]]
-            bad += [f'{m}.{n.name}: no one-line docstring of {f.name}' for f in [n, *methods]
-                    if f is n or isinstance(f, ast.FunctionDef) and f.name[0] != '_' and f.name != 'forward'
-                    if not one_line(f)]
+    "Public symbols: a one-line docstring (a method's may be its base's), and a docment for each parameter."
+    bad, texts = [], {m: p.read_text(encoding='utf-8') for m, (_, p) in modules(root).items() if p.exists()}
+    nodes = [(m, n) for m, s in texts.items() for n in ast.parse(s).body
+             if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
+    inherited = inherited_methods([n for _, n in nodes])
+    for m, n in nodes:
+        args, methods = [], []
+        if isinstance(n, ast.FunctionDef): args = n.args.posonlyargs + n.args.args + n.args.kwonlyargs
+        else: methods = [f for f in n.body if isinstance(f, ast.FunctionDef) and f.name[0] != '_'
+                         and f.name not in {'forward', *inherited[n.name]}]
+        if '_' in (n.name[0], patched(n)[:1]): continue    # private, or a method of a private class
+        bad += [f'{m}.{n.name}: no docment for {o.arg}' for o in args
+                if o.arg not in ('self', 'cls') and '#' not in texts[m].splitlines()[o.lineno - 1]]
+        bad += [f'{m}.{n.name}: no one-line docstring of {f.name}' for f in [n, *methods]
+                if '\n' in (ast.get_docstring(f) or '\n')]
     return bad
 
-def one_line(n):
-    "Whether a function or class has a docstring of one line."
-    doc = ast.get_docstring(n)
-    return bool(doc) and '\n' not in doc
+def patched(n):
+    "The class that a `@patch`ed function is a method of, or ''."
+    return getattr(n.args.args[0].annotation, 'id', '') if isinstance(n, ast.FunctionDef) and n.args.args else ''
+
+def inherited_methods(nodes):
+    "{class of ours: the methods that its bases among ours have}."
+    classes = {n.name: n for n in nodes if isinstance(n, ast.ClassDef)}
+    def bases(k): return [b.id for b in classes[k].bases if getattr(b, 'id', '') in classes]
+    def own(k): return {f.name for f in classes[k].body if isinstance(f, ast.FunctionDef)} | {
+        n.name for n in nodes if patched(n) == k}
+    def inherited(k): return {f for b in bases(k) for f in own(b) | inherited(b)}
+    return {k: inherited(k) for k in classes}
 
 # --- files that must agree
 
 def quarto_yml(root):
     "_quarto.yml and its copy beside the notebooks (a link does not survive a Windows checkout) agree."
-    a, b = ((root/o/'_quarto.yml').read_text(encoding='utf-8') for o in ('', NBS))
-    return [] if a == b else ['_quarto.yml and nbs/_quarto.yml differ: copy the one at the top']
+    if len({(root/o/'_quarto.yml').read_text(encoding='utf-8') for o in ('', NBS)}) > 1:
+        yield '_quarto.yml and nbs/_quarto.yml differ: copy the one at the top'
 
 def readme(root):
     "README.md is what nbs/index.ipynb gives."
-    from readme import render
     f = root/'README.md'
-    have = f.read_text(encoding='utf-8') if f.exists() else ''
-    return [] if have == render(root) else ['README.md is not what nbs/index.ipynb gives: make readme']
+    if not f.exists() or f.read_text(encoding='utf-8') != render(root):
+        yield 'README.md is not what nbs/index.ipynb gives: make readme'
 
 def with_nbdev(root, code):
     "Run nbdev code on a copy of the project: the files that changed, came or went."

@@ -11,11 +11,11 @@ import argparse, gc, importlib.metadata, json, math, os, subprocess, sys, tempfi
 from concurrent.futures import ThreadPoolExecutor, TimeoutError
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from env import ROOT
+
 TABLE, CACHE = ROOT/'nbs'/'reference'/'zoo.json', ROOT/'_proc'/'zoo_nets.json'
 COLUMNS = 'family net weights size result exporter parity seconds cause'.split()
-RESULTS = dict(rebuilt='made again without fastai, from its description and weights', opaque='exported as it is',
-               failed='not exported', fastai='fastai itself cannot build or run it')
+RESULTS = 'rebuilt', 'opaque', 'failed', 'fastai'    # `fastai`: fastai itself cannot build or run it
 TOLERANCE = 1e-4    # of the largest raw output
 
 # --- which nets there are
@@ -177,7 +177,6 @@ def run_net(family, name):
     return row
 
 def fill_in(row):
-    "Fill in the row, step by step."
     import numpy as np
     import onnxruntime as ort
 

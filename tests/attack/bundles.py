@@ -12,12 +12,11 @@ from fastai_deploy.serve.cli import main
 from fastai_deploy.run.goldens import read_goldens
 from fastai_deploy.run.parity import Parity
 from fastai_deploy.run.replay import replay
-from toy import TASKS, photo, toy
+from toy import TASKS, photo, spoilt, toy
 
 VALUES = [None, True, False, 0, 1, -1, 3, 255, 2**31, 2**53, 10**16, 10**400, 1.5, -0., 5e-324, 1e39, 1e308,
-          float('nan'),
-          float('inf'), '', '1', 'x'*3000, 'a\nb', '\x1b[31m', '\u202e', '\ud800', 'softmax', 'points', '../x', [], {},
-          [[]], [None], ['a'], [1]*2000, [0, 0], [1, 2, 3], {'op': 'resize'}, {'a': {'b': [1]}}]
+          float('nan'), float('inf'), '', '1', 'x'*3000, 'a\nb', '\x1b[31m', '\u202e', '\ud800', 'softmax', 'points',
+          '../x', [], {}, [[]], [None], ['a'], [1]*2000, [0, 0], [1, 2, 3], {'op': 'resize'}, {'a': {'b': [1]}}]
 
 # --- a bundle to spoil
 
@@ -45,19 +44,7 @@ def zip_of(files, to, method=zipfile.ZIP_STORED, prefix=''):
         for n, b in files.items(): z.writestr(prefix + n, b)
     return to
 
-def spoilt(rng, data, most=8):
-    "Some bytes changed, cut out or put in."
-    data = bytearray(data)
-    for _ in range(rng.randint(1, most)):
-        at, how = rng.randrange(len(data)+1), rng.randrange(4)
-        if how == 0: data[at:at] = rng.randbytes(rng.randint(1, 9))
-        elif how == 1: del data[at:at+rng.randint(1, 9)]
-        elif how == 2: data[at:at+1] = bytes([rng.choice([0, 1, 0x7f, 0x80, 0xff])])
-        else: data[at:at+4] = rng.randbytes(4)
-    return bytes(data)
-
 def places(x, path=()):
-    "The path of every value in a JSON value."
     yield path
     inner = x.items() if isinstance(x, dict) else enumerate(x) if isinstance(x, list) else ()
     for k, v in inner: yield from places(v, (*path, k))
@@ -97,53 +84,65 @@ def strange_text(rng, text):
         lambda: text.replace(b'a', b'\xff', 1), lambda: text.replace(b'a', b'\\ud800', 1), lambda: b'',
         lambda: b'null', lambda: b'[]', lambda: b'{}', lambda: b'"x"', lambda: b'\0'*1000,
         lambda: b'[{}' + b',{}'*500_000 + b']',
-        lambda: text.replace(b'{', b'{"format":"fastai_deploy/1",', 1), lambda: spoilt(rng, text), lambda: spoilt(rng,
-            text, 1)])()
+        lambda: text.replace(b'{', b'{"format":"fastai_deploy/1",', 1), lambda: spoilt(rng, text),
+        lambda: spoilt(rng, text, 1)])()
 
-# --- zips: each takes (rng, files, folder) and gives a path
+# --- zips: each class takes (rng, files, folder) and gives a path
 
-def zip_bytes(rng, f, to):
-    p = zip_of(f.sealed(), to/'z.zip', rng.choice([0, 8]))
-    p.write_bytes(spoilt(rng, p.read_bytes()))
-    return p
+def altered(change, methods=(0, 8)):
+    "The class of sound zips whose bytes `change` takes and gives anew."
+    def put(rng, f, to):
+        p = zip_of(f.sealed(), to/'z.zip', rng.choice(methods))
+        p.write_bytes(change(rng, p.read_bytes()))
+        return p
+    return put
 
-def zip_contents(rng, f, to):
-    p = zip_of(f.sealed(), to/'z.zip', rng.choice([0, 8]))
-    data = p.read_bytes()
+def contents(rng, data):
     at = data.index(b'PK\1\2')
-    p.write_bytes(data[:at] + spoilt(rng, data[at:]))
-    return p
+    return data[:at] + spoilt(rng, data[at:])
 
-def zip_forged(rng, f, to):
+def entries(data): return [i for i in range(len(data)) if data[i:i+4] == b'PK\1\2']
+
+def forged(rng, data):
     "One number of a list of contents, or of its end, is another."
-    p = zip_of(f.sealed(), to/'z.zip', rng.choice([0, 8]))
-    data = bytearray(p.read_bytes())
-    entries = [i for i in range(len(data)) if data[i:i+4] == b'PK\1\2']
+    data = bytearray(data)
     for _ in range(rng.randint(1, 3)):
-        at = rng.choice(entries)
+        at = rng.choice(entries(data))
         off, size = rng.choice([(6, 2), (8, 2), (10, 2), (16, 4), (20, 4), (24, 4), (28, 2), (30, 2), (32, 2), (42, 4)])
         if rng.random() < .2:
             at, (off, size) = data.rindex(b'PK\5\6'), rng.choice([(8, 2), (10, 2), (12, 4), (16, 4), (20, 2)])
         value = rng.choice([0, 1, 2, 7, 9, 12, 14, 255, 2**16-1, 2**31, 2**32-1, rng.randrange(2**32)]) % 256**size
         data[at+off:at+off+size] = value.to_bytes(size, 'little')
-    p.write_bytes(data)
-    return p
+    return data
 
-def zip_overlapping(rng, f, to):
+def overlapping(rng, data):
     "Entries that lie on each other, or all in one place."
-    p = zip_of(f.sealed(), to/'z.zip')
-    data = bytearray(p.read_bytes())
-    entries = [i for i in range(len(data)) if data[i:i+4] == b'PK\1\2']
-    for at in rng.sample(entries, rng.randint(1, len(entries))):
-        struct.pack_into('<I', data, at+42, struct.unpack_from('<I', data, rng.choice(entries)+42)[0])
-    p.write_bytes(data)
-    return p
+    data, all_ = bytearray(data), entries(data)
+    for at in rng.sample(all_, rng.randint(1, len(all_))):
+        struct.pack_into('<I', data, at+42, struct.unpack_from('<I', data, rng.choice(all_)+42)[0])
+    return data
 
-def zip_many(rng, f, to):
-    files = {**f.sealed(), **{f'{i}': b'' for i in range(rng.choice([1000, 5000]))}}
-    return zip_of(files, to/'z.zip')
+def flags(rng, data):
+    "Encrypted, with data descriptors, of another version, of another method."
+    data = bytearray(data)
+    for i in range(len(data)-4):
+        for sign, off in ((b'PK\1\2', 8), (b'PK\3\4', 6)):
+            if data[i:i+4] != sign or rng.random() < .3: continue
+            at, bits = i + off + rng.choice([-2, 0, 0, 0, 2]), rng.choice([1, 8, 32, 64, 0x800, 97])
+            struct.pack_into('<H', data, at, struct.unpack_from('<H', data, at)[0] ^ bits)
+    return data
 
-def zip_copies(rng, f, to):
+def more(rng, data):
+    "Bytes before, after, cut, a comment, or no zip at all."
+    return rng.choice([
+        rng.randbytes(99) + data, data + rng.randbytes(99), data[:rng.randrange(len(data))],
+        data[:-2] + b'\xff\xff' + bytes(65535), data + data, b'', b'PK', b'PK\5\6' + bytes(18), bytes(10**6),
+        b'PK\5\6' + b'\xff'*18, b'PK\6\6' + b'\xff'*52 + b'PK\6\7' + bytes(16) + b'PK\5\6' + b'\xff'*18])
+
+def many(rng, f, to):
+    return zip_of({**f.sealed(), **{f'{i}': b'' for i in range(rng.choice([1000, 5000]))}}, to/'z.zip')
+
+def copies(rng, f, to):
     "A list of contents that names one entry again and again."
     p = zip_of(f.sealed(), to/'z.zip')
     with zipfile.ZipFile(p, 'a') as z:
@@ -151,14 +150,14 @@ def zip_copies(rng, f, to):
         z._didModify = True
     return p
 
-def zip_bomb(rng, f, to):
+def bomb(rng, f, to):
     name = rng.choice([*f, 'bundle.json'])
     if name != 'bundle.json': f[name] = bytes(rng.choice([900_000, 10_000_000, 30_000_000]))
     files = f.sealed()
     if name == 'bundle.json': files[name] += b' '*rng.choice([900_000, 15_000_000, 20_000_000])
     return zip_of(files, to/'z.zip', 8)
 
-def zip_nested(rng, f, to):
+def nested(rng, f, to):
     inner = zip_of(f.sealed(), to/'inner.zip').read_bytes()
     files = f.sealed() if rng.random() < .5 else {}
     return zip_of({**files, rng.choice(['bundle.zip', 'bundle.json', 'model.onnx']): inner}, to/'z.zip')
@@ -168,7 +167,7 @@ NAMES = ['../x', '../../bundle.json', '/etc/passwd', '/bundle.json', 'C:\\x', 'g
          '__MACOSX/._bundle.json', '.DS_Store', 'é'*100, 'x'*60_000, 'CON', 'a/b/c/d/bundle.json',
          'other/bundle.json', '\n', '\x1b[31m', '__MACOSX/bundle.json']
 
-def zip_names(rng, f, to):
+def names(rng, f, to):
     files = list(f.sealed().items())
     more = [(n, rng.choice([b'', b'x', files[0][1]])) for n in rng.sample(NAMES, rng.randint(1, 6))]
     if rng.random() < .3: more.append(rng.choice(files))
@@ -179,31 +178,9 @@ def zip_names(rng, f, to):
         for n, b in rng.sample(files+more, len(files+more)): z.writestr(prefix + n if (n, b) in files else n, b)
     return to/'z.zip'
 
-def zip_methods(rng, f, to): return zip_of(f.sealed(), to/'z.zip', rng.choice([0, 8, 12, 14]))
-
-def zip_flags(rng, f, to):
-    "Encrypted, with data descriptors, of another version, of another method."
-    p = zip_of(f.sealed(), to/'z.zip', rng.choice([0, 8]))
-    data = bytearray(p.read_bytes())
-    for i in range(len(data)-4):
-        for sign, off in ((b'PK\1\2', 8), (b'PK\3\4', 6)):
-            if data[i:i+4] != sign or rng.random() < .3: continue
-            at = i + off + rng.choice([-2, 0, 0, 0, 2])
-            struct.pack_into('<H', data, at, struct.unpack_from('<H', data, at)[0] ^ rng.choice([1, 8, 32, 64, 0x800,
-                97]))
-    p.write_bytes(data)
-    return p
-
-def zip_more(rng, f, to):
-    "Bytes before, after, cut, a comment, or no zip at all."
-    p = zip_of(f.sealed(), to/'z.zip')
-    data = p.read_bytes()
-    p.write_bytes(rng.choice([
-        lambda: rng.randbytes(99) + data, lambda: data + rng.randbytes(99), lambda: data[:rng.randrange(len(data))],
-        lambda: data[:-2] + b'\xff\xff' + bytes(65535), lambda: data + data, lambda: b'', lambda: b'PK',
-        lambda: b'PK\5\6' + bytes(18), lambda: b'PK\5\6' + b'\xff'*18, lambda: bytes(10**6),
-        lambda: b'PK\6\6' + b'\xff'*52 + b'PK\6\7' + bytes(16) + b'PK\5\6' + b'\xff'*18])())
-    return p
+ZIPS = dict(bytes=altered(spoilt), contents=altered(contents), forged=altered(forged), flags=altered(flags),
+            overlapping=altered(overlapping, [0]), more=altered(more, [0]), many=many, copies=copies, bomb=bomb,
+            nested=nested, names=names, methods=altered(lambda rng, data: data, [0, 8, 12, 14]))
 
 # --- folders
 
@@ -231,14 +208,12 @@ def _outside(rng, p, to):
     (to/'outside').write_bytes(files.get(p.relative_to(to/'d').as_posix(), b'x'))
     p.symlink_to(to/'outside')
 
-PLACES = [
-    ('missing', lambda rng, p, to: None), ('a folder', lambda rng, p, to: p.mkdir()), ('empty', lambda rng, p,
-        to: p.write_bytes(b'')),
-    ('sparse', _sparse)]
+DEVICES = '/dev/zero', '/dev/random', '/dev/tty', '/dev/null', '/proc/self/mem'
+PLACES = [('missing', lambda rng, p, to: None), ('a folder', lambda rng, p, to: p.mkdir()),
+          ('empty', lambda rng, p, to: p.write_bytes(b'')), ('sparse', _sparse)]
 if os.name == 'posix': PLACES += [
     ('a FIFO', lambda rng, p, to: os.mkfifo(p)), ('a socket', _socket), ('a link out', _outside),
-    ('a link to a device', lambda rng, p, to: p.symlink_to(rng.choice(['/dev/zero', '/dev/random', '/dev/tty',
-        '/dev/null', '/proc/self/mem']))),
+    ('a link to a device', lambda rng, p, to: p.symlink_to(rng.choice(DEVICES))),
     ('a link to itself', lambda rng, p, to: p.symlink_to(p)),
     ('a link into a file', lambda rng, p, to: p.symlink_to('/etc/passwd/x')),
     ('no permission', lambda rng, p, to: (p.write_bytes(b'x'), p.chmod(0)))]
@@ -254,9 +229,7 @@ def folder_more(rng, f, to):
     d = folder_of(f.sealed(), to/'d')
     (d/'README.md').write_text('a model card')
     (d/'.git').mkdir()
-    if os.name == 'posix':
-        os.mkfifo(d/'fifo')
-        (d/'everything').symlink_to('/')
+    if os.name == 'posix': os.mkfifo(d/'fifo'), (d/'everything').symlink_to('/')
     return d
 
 def folder_golden(rng, f, to):
@@ -300,15 +273,12 @@ def no_bundle(rng, f, to):
 # --- bundle.json and the files that it names, with the right hashes
 
 def spec_values(rng, f, to):
-    files = f.sealed()
-    f.spec = changed(rng, f.spec)
-    files['bundle.json'] = f.text().encode('utf-8', 'surrogatepass')
-    return folder_of(files, to/'d')
+    files, f.spec = f.sealed(), changed(rng, f.spec)
+    return folder_of({**files, 'bundle.json': f.text().encode('utf-8', 'surrogatepass')}, to/'d')
 
 def spec_text(rng, f, to):
     files = f.sealed()
-    files['bundle.json'] = strange_text(rng, files['bundle.json'])
-    return folder_of(files, to/'d')
+    return folder_of({**files, 'bundle.json': strange_text(rng, files['bundle.json'])}, to/'d')
 
 def spec_long(rng, f, to):
     f.sealed()
@@ -325,13 +295,10 @@ def _resealed(name, change):
 def changed_json(rng, data): return json.dumps(changed(rng, json.loads(data))).encode('utf-8', 'surrogatepass')
 
 def strange_vocab(rng, data):
-    return rng.choice([b'', b'\n'*5, b'a\n'*5, b'a\r\nb\rc\nd\ne\n', b'\xff'*9, b'\0\n'*5,
-                       'é\u2028\n\u202e\n\x1b[31m\n=1+1\n<b>\n'.encode(),
-                       data[:-1], data+b'\n', data*100_000, 'é'.encode('utf-16')])
+    return rng.choice([b'', b'\n'*5, b'a\n'*5, b'a\r\nb\rc\nd\ne\n', b'\xff'*9, b'\0\n'*5, data[:-1], data+b'\n',
+                       data*100_000, 'é\u2028\n\u202e\n\x1b[31m\n=1+1\n<b>\n'.encode(), 'é'.encode('utf-16')])
 
-CLASSES = {f'zip: {o.__name__[4:]}': o for o in (
-    zip_bytes, zip_contents, zip_forged, zip_overlapping, zip_many, zip_copies, zip_bomb, zip_nested, zip_names,
-    zip_methods, zip_flags, zip_more)}
+CLASSES = {f'zip: {n}': o for n, o in ZIPS.items()}
 CLASSES |= {f'folder: {n}': o for n, o in (_in_place(*p) for p in PLACES)}
 CLASSES |= {'folder: bytes': folder_bytes, 'folder: other files': folder_more, 'folder: golden/': folder_golden,
             'folder: sparse, as declared': folder_sparse, 'folder: Hub': hub, 'no bundle': no_bundle}
@@ -386,8 +353,8 @@ def attack(case, folder):
     model = refused(fd.load, path)
     if not model: return 'refused'
     if refused(model.goldens): refused(lambda: replay(model).check())
-    text = lambda spec: {k: v for k, v in json.loads(spec.to_json()).items() if k not in ('made_by', 'net', 'pixels',
-        'files')}
+    aside = 'made_by', 'net', 'pixels', 'files'
+    text = lambda spec: {k: v for k, v in json.loads(spec.to_json()).items() if k not in aside}
     p = model.predict(photo(7))
     assert str(p) and json.dumps(p.to_dict())
     spec, files = toy(task)
@@ -397,5 +364,4 @@ def attack(case, folder):
 
 @lru_cache
 def sound(task):
-    "What the sound bundle answers."
     with TemporaryDirectory() as tmp: return answer(fd.load(folder_of(Files(task).sealed(), Path(tmp)/'d')))

@@ -26,7 +26,6 @@ def card(mode='RGB', w=48, h=32):
     return im.convert('P').convert(mode) if mode == 'PA' else im.convert(mode)
 
 def save(im, kind, **kw):
-    "Image `im` as the bytes of a file."
     f = io.BytesIO()
     im.save(f, kind, **kw)
     return f.getvalue()
@@ -143,8 +142,8 @@ def floods(rng):
     head = struct.pack('<IiiHHIIiiII', 40, w, h, 1, bits, how, len(runs), 0, 0, 2**bits, 0)
     return struct.pack('<2sIHHI', b'BM', 1078, 0, 0, 54 + 4*2**bits) + head + bytes(4*2**bits) + runs
 
-def tiff(rng, tags, data, order, big=False):
-    "A TIFF of `tags` {tag: (type, count, place or value)}, with `data` from byte 8 or 16 on; its end may loop."
+def tiff(tags, data, order='<', big=False, loops=False):
+    "A TIFF of `tags` {tag: (type, count, place or value)}, with `data` from byte 8 or 16 on; its end may lead back."
     place, at = 'Q' if big else 'I', (16 if big else 8) + len(data)
     def entry(tag, kind, count, value):
         short = kind == 3 and count == 1
@@ -153,8 +152,8 @@ def tiff(rng, tags, data, order, big=False):
     entries = b''.join(entry(k, *v) for k, v in sorted(tags.items()))
     head = {'<': b'II', '>': b'MM'}[order] + struct.pack(order + 'H', 43 if big else 42)
     head += struct.pack(order + 'HHQ', 8, 0, at) if big else struct.pack(order + 'I', at)
-    following = struct.pack(order + place, rng.choice((0, at)))
-    return head + data + struct.pack(order + ('Q' if big else 'H'), len(tags)) + entries + following
+    n = struct.pack(order + ('Q' if big else 'H'), len(tags))
+    return head + data + n + entries + struct.pack(order + place, at if loops else 0)
 
 def tags(rng):
     "A TIFF whose tags are giant, shared, looped, or of very many strips and tiles."
@@ -176,7 +175,7 @@ def tags(rng):
         for o in rng.sample((258, 277, 284, 317, 320, 338, 339, 347, 530, 532), 4):
             res[o] = rng.randrange(1, 14), rng.choice((1, 3, 100, 2**20, 2**32 - 1)), rng.choice(NASTY)
     if way == 5: res |= {rng.choice(list(res)): (rng.randrange(18), rng.choice(NASTY), rng.choice(NASTY))}
-    return tiff(rng, res, data, order, big)
+    return tiff(res, data, order, big, rng.random() < .5)
 
 def exif(rng):
     "A sound image with an EXIF block whose tags are loops, shared, or nonsense."
@@ -184,7 +183,7 @@ def exif(rng):
     data = bytes(rng.choice((10, 30_000, 2_000_000)))
     same = {i: (7, rng.choice((len(data), 9)), 8) for i in range(40_000, 40_000 + n)}
     links = {34665: (4, 1, rng.choice((0, 8, 8 + len(data)))), 34853: (4, 1, 8 + len(data))}
-    block = tiff(rng, {274: (3, 1, 6), **links, **same}, data, order)
+    block = tiff({274: (3, 1, 6), **links, **same}, data, order, loops=rng.random() < .5)
     if rng.random() < .3: block = rng.randbytes(4) + block[4:]
     kind = rng.choice(('JPEG', 'PNG', 'WEBP', 'raw PNG', 'MPF'))
     b = save(card(), kind.split()[-1] if kind != 'MPF' else 'JPEG')
@@ -200,12 +199,22 @@ def exif(rng):
         return b[:33] + chunk(b'tEXt', text) + b[33:]
     return save(card(), 'WEBP', exif=b'Exif\0\0' + block)
 
+def giant_png(w, h):
+    "A small PNG that says it is `w` x `h`."
+    b = save(card('L'), 'PNG')
+    return mended(b[:16] + struct.pack('>II', w, h) + b[24:])
+
+def giant_tiff(w, h, compression=1, rows=1):
+    "A TIFF of 99 bytes that says it is `w` x `h`, in strips of `rows`."
+    return tiff({256: (4, 1, w), 257: (4, 1, h), 258: (3, 1, 8), 259: (3, 1, compression), 262: (3, 1, 1),
+                 277: (3, 1, 1), 278: (4, 1, rows), 273: (4, 1, 8), 279: (4, 1, 99)}, bytes(99))
+
 def giants(rng):
     "Headers that say far more, or just less, than may be; whole images of one colour that are as large as may be."
     w, h = rng.choice(((60_000, 60_000), (50_000_000, 1), (1, 50_000_000), (65_535, 65_535), (2**31 - 1, 1), (0, 5),
                        (7000, 7142)))
     b = save(card('L'), kind := rng.choice(('PNG', 'BMP', 'GIF', 'JPEG', 'PPM', 'TIFF')))
-    if kind == 'PNG': return mended(b[:16] + struct.pack('>II', w, h) + b[24:])
+    if kind == 'PNG': return giant_png(w, h)
     if kind == 'BMP': return b[:18] + struct.pack('<Ii', w, rng.choice((h, -h))) + b[26:]
     if kind == 'GIF': return b[:6] + struct.pack('<HH', w & 65535, h & 65535) + b[10:]
     if kind == 'JPEG':
@@ -214,9 +223,7 @@ def giants(rng):
     if kind == 'PPM':
         head = b'%s %d %d %d\n' % (rng.choice((b'P4', b'P5', b'P6', b'Pf')), w, h, rng.choice((1, 255, 65535)))
         return head + b[15:]
-    return tiff(rng, {256: (4, 1, w), 257: (4, 1, h), 258: (3, 1, 8), 259: (3, 1, rng.choice((1, 5, 8))),
-                      262: (3, 1, 1), 277: (3, 1, 1), 278: (4, 1, rng.choice((1, h))), 273: (4, 1, 8),
-                      279: (4, 1, 99)}, bytes(99), '<')
+    return giant_tiff(w, h, rng.choice((1, 5, 8)), rng.choice((1, h)))
 
 WHOLE = [(kind, kw) for kind, kw in (('PNG', {}), ('PNG', dict(bits=1)), ('JPEG', {}), ('JPEG', dict(progressive=True)),
          ('GIF', {}), ('WEBP', dict(lossless=True, method=0)), ('TIFF', dict(compression='tiff_lzw')),

@@ -22,7 +22,6 @@ def version(path):
         return said.pop()
 
 def write_for_ever(path):
-    "Overwrite the bundle again and again."
     n = 0
     while True:
         write_bundle(path, SPEC, files(n % 10), overwrite=True)

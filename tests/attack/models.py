@@ -9,8 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto as T
 from onnx import helper as h
-
-from toy import toy
+from toy import spoilt, toy
 
 from fastai_deploy.run.write_bundle import write_bundle
 from fastai_deploy.run.guard import OPERATORS, check_model
@@ -40,7 +39,6 @@ def model(nodes, inits=(), out='y', x=(1, 3, 8, 8), functions=(), domain=None):
     return h.make_model(g, ir_version=9, opset_imports=ids, functions=list(functions))
 
 def function(name, *nodes, domain='f', x='x'):
-    "A model-local function from `x` to `y`."
     ids = [h.make_opsetid('', 18), h.make_opsetid(domain, 1)] if domain else [h.make_opsetid('', 18)]
     return h.make_function(domain, name, [x], ['y'], nodes, ids)
 
@@ -55,8 +53,8 @@ def control_flow():
                  x=[info('i', T.INT64, []), info('c_in', T.BOOL, []), info('v_in')])
     body.output[0].CopyFrom(info('c_out', T.BOOL, []))
     inits, loop = [true('c'), ints('n', 2**62, dims=[])], node('Loop', 'n c x', 'y', body=body)
-    add, same = graph(node('Add', 'a b', 'y'), x=[info('a'), info('b')]), graph(node('Identity', 'a', 'y'),
-                                                                                x=[info('a')])
+    add = graph(node('Add', 'a b', 'y'), x=[info('a'), info('b')])
+    same = graph(node('Identity', 'a', 'y'), x=[info('a')])
     inside = [node('Constant', '', 'n', value=inits[1]), node('Constant', '', 'c', value=inits[0]), loop]
     branches = dict(then_branch=graph(loop), else_branch=graph(node('Identity', 'x', 'y')))
     seq = [node('SequenceConstruct', 'x x', 's'), node('SequenceMap', 's', 't', body=same),
@@ -67,7 +65,6 @@ def control_flow():
             'a graph where none belongs': model([node('Relu', 'x', 'y', body=same)])}
 
 def nested(depth):
-    "`If`s in `If`s."
     inner = node('Identity', 'x', 'y')
     for _ in range(depth):
         inner = node('If', 'c', 'y', then_branch=graph(inner), else_branch=graph(node('Identity', 'x', 'y')))
@@ -198,7 +195,6 @@ def fatal():
                 floats('r', *[0]*4, dims=[1, 4]), ints('b', 7), output_height=0, output_width=2**31-1)}
 
 def files():
-    "What is no ONNX file, or not quite one."
     good = net().SerializeToString()
     deep = b'\x00'
     for _ in range(40): deep = b'\x2a' + varint(len(deep) + 3) + b'\x32' + varint(len(deep)) + deep
@@ -228,11 +224,10 @@ X = np.arange(192, dtype=F).reshape(1, 3, 8, 8)/192
 ONE = np.ones((2, 3, 3, 3), F)
 NODES = dict(
     Conv=([X, ONE], dict(kernel_shape=[3, 3], strides=[1, 1], dilations=[1, 1], pads=[1]*4, group=1)),
-    ConvTranspose=([X, ONE[..., :2, :2].reshape(3, 2, 2, 2)],
-                   dict(kernel_shape=[2, 2], strides=[2, 2], dilations=[1, 1], pads=[0]*4, group=1,
-                        output_padding=[0, 0])),
-    MaxPool=([X],
-             dict(kernel_shape=[2, 2], strides=[2, 2], dilations=[1, 1], pads=[0]*4, ceil_mode=0, storage_order=0)),
+    ConvTranspose=([X, ONE[..., :2, :2].reshape(3, 2, 2, 2)], dict(
+        kernel_shape=[2, 2], strides=[2, 2], dilations=[1, 1], pads=[0]*4, group=1, output_padding=[0, 0])),
+    MaxPool=([X], dict(
+        kernel_shape=[2, 2], strides=[2, 2], dilations=[1, 1], pads=[0]*4, ceil_mode=0, storage_order=0)),
     AveragePool=([X], dict(kernel_shape=[2, 2], strides=[2, 2], pads=[0]*4, ceil_mode=0, count_include_pad=0)),
     BatchNormalization=([X, *[np.ones(3, F)]*4], dict(epsilon=1e-5, momentum=.9)),
     InstanceNormalization=([X, *[np.ones(3, F)]*2], dict(epsilon=1e-5)),
@@ -276,27 +271,20 @@ EXTREMES = 0, -1, 1, 7, -2**63, 2**63-1, 2**31, 2**32, -2**31, 2**16
 
 def changed(v, rng):
     "An argument as nobody means it: an attribute's value or an input's array."
+    extreme = rng.choice(EXTREMES)
     if isinstance(v, np.ndarray) and v.dtype == np.int64:
-        a, how = v.copy(), rng.randrange(5)
-        if how == 0: return np.full_like(a, rng.choice(EXTREMES))
-        if how == 1: return np.zeros([0]*max(a.ndim, 1), np.int64)
-        if how == 2: return np.tile(a, rng.choice((2, 40)))
-        a.ravel()[rng.randrange(a.size)] = rng.choice(EXTREMES)
-        return a
+        one = np.where(np.arange(v.size).reshape(v.shape) == rng.randrange(max(v.size, 1)), extreme, v)
+        return rng.choice([np.full_like(v, extreme), np.zeros([0]*max(v.ndim, 1), np.int64),
+                           np.tile(v, rng.choice((2, 40))), one, one])
     if isinstance(v, np.ndarray):
-        how = rng.randrange(5)
-        if how == 0: return np.zeros([0]*v.ndim, v.dtype)
-        if how == 1: return v.ravel()[:1].reshape([])
-        if how == 2: return v[None]
-        if how == 3: return v.astype(rng.choice([np.float64, np.float32, np.int64, np.int32, np.uint8, bool]))
-        return np.full_like(v, rng.choice([0, 1, np.nan, np.inf]) if v.dtype.kind == 'f' else 0)
+        kind = rng.choice([np.float64, np.float32, np.int64, np.int32, np.uint8, bool])
+        level = rng.choice([0, 1, np.nan, np.inf]) if v.dtype.kind == 'f' else 0
+        return rng.choice([np.zeros([0]*v.ndim, v.dtype), v.ravel()[0] if v.size else v, v[None], v.astype(kind),
+                           np.full_like(v, level)])
     if isinstance(v, list):
-        how = rng.randrange(4)
-        if how == 0: return [rng.choice(EXTREMES)]*len(v)
-        if how == 1: return v[:1]
-        if how == 2: return v*rng.choice((2, 20))
-        return [rng.choice(EXTREMES) if i == rng.randrange(len(v)) else o for i, o in enumerate(v)]
-    if isinstance(v, int): return rng.choice(EXTREMES)
+        one = [extreme if i == rng.randrange(len(v)) else o for i, o in enumerate(v)]
+        return rng.choice([[extreme]*len(v), v[:1], v*rng.choice((2, 20)), one])
+    if isinstance(v, int): return extreme
     if isinstance(v, float): return rng.choice([0., -1., float('nan'), float('inf'), 1e38])
     return rng.choice(['', v.upper(), 'linear', 'wrap', 'a,b->', '...', '...i,...j->...ij', 'aaaa,bbbb->', 'cubic',
                        'x'*500])
@@ -352,24 +340,11 @@ def net():
 
 @cache
 def pixels(method):
-    "The `pixels.onnx` of such a bundle."
     op = dict(op='resize', size=[16, 16], method=method, pad_mode='reflection', resample='bilinear',
               order='vertical_if_thin')
     spec = Spec(Input([16, 16]), [op], [dict(op='int_to_float', div=255.)], dict(source='opaque', why='a toy'),
                 Output([5], 'softmax'))
     return onnx.load_from_string(pixels_model(spec, net().SerializeToString(), list('abcde')))
-
-def damaged_bytes(rng, m):
-    "A few bytes changed, gone or new."
-    data = bytearray(m.SerializeToString())
-    for _ in range(rng.choice((1, 1, 2, 5))):
-        i = rng.randrange(len(data))
-        how = rng.randrange(4)
-        if how == 0: data[i] ^= 1 << rng.randrange(8)
-        elif how == 1: data[i] = rng.randrange(256)
-        elif how == 2: del data[i:i + rng.choice((1, 2, 50))]
-        else: data[i:i] = rng.randbytes(rng.choice((1, 2, 10)))
-    return bytes(data)
 
 def damaged_graph(rng, m):
     "A few nodes, names, attributes, weights, types or sizes changed."
@@ -379,7 +354,6 @@ def damaged_graph(rng, m):
     return p.SerializeToString()
 
 def damage(rng, p):
-    "One change."
     bodies = [p.graph, *p.functions]
     g = rng.choice([p.graph]*3 + bodies)
     nodes, how = g.node, rng.randrange(12)
@@ -427,7 +401,7 @@ def cases(seed=0, n=600):
     yield from (('for the sandbox', (name, data, None)) for name, data in sandbox_models().items())
     rng, whole = random.Random(seed), [net, partial(pixels, 'crop'), partial(pixels, 'squish')]
     drawn = {'absurd arguments': lambda: one_node(rng),
-             'damaged bytes': lambda: damaged_bytes(rng, rng.choice(whole)()),
+             'damaged bytes': lambda: spoilt(rng, rng.choice(whole)().SerializeToString(), 5),
              'damaged graphs': lambda: damaged_graph(rng, rng.choice(whole)())}
     for i in range(n):
         kind = [*drawn][i % 3]

@@ -91,7 +91,6 @@ def run(corpus, seed=0, n=100, report=lambda line: None):
             if said == 'hung': p.kill(); p.wait(); ended = True
 
 def _death(code):
-    "How a process ended, in words."
     try: return f'ended by {signal.Signals(-code).name}' if code < 0 else f'ended with exit code {code}'
     except ValueError: return f'ended with exit code {code}'
 
