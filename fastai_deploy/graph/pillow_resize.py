@@ -148,7 +148,6 @@ def resampler(
     "A function that brings the rows of a box to another number of rows, as Pillow does."
     kernel, reach = KERNELS[name]
     place, zeros, overshoots = PLACES[outside], outside == 'zeros', reach > 1
-
     @script(opset(name, outside), default_opset=op)
     def resample(x, before, length, size):
         n = op.Shape(x, start=0, end=1)
@@ -174,7 +173,6 @@ def _passes(resample, domain):
     def down(x, before, length, size):
         rows = op.Reshape(x, op.Concat(op.Shape(x, start=0, end=1), [-1], axis=0))
         return op.Reshape(resample(rows, before, length, size), op.Concat(size, op.Shape(x, start=1), axis=0))
-
     @script(domain, default_opset=op)
     def across(x, before, length, size):
         h, w, c = op.Shape(x, start=0, end=1), op.Shape(x, start=1, end=2), op.Shape(x, start=2)
@@ -205,7 +203,6 @@ def scaler(
     "A function that brings a box of an image to a size (height, width), as Pillow's resize does."
     down, across = _passes(resampler(name, outside), opset(name, outside))
     vertical_first = VERTICAL_FIRST[order]
-
     @script(opset(name, outside, order), default_opset=op)
     def scale(x, before, length, size):
         top, left = op.Split(before, num_outputs=2)
@@ -224,7 +221,6 @@ def picker(
 ): # An onnxscript function: [h, w, c], rows [n], columns [m] → [n, m, c]; rows and columns may lie outside
     "A function that picks pixels of an image."
     place, zeros = PLACES[outside], outside == 'zeros'
-
     @script(opset('pick', outside), default_opset=op)
     def pick(x, i, j):
         h, w = op.Shape(x, start=0, end=1), op.Shape(x, start=1, end=2)
@@ -248,7 +244,6 @@ def nearest_scaler(
 ): # An onnxscript function, as from `scaler`
     "A function that brings a box of an image to a size by picking pixels, as Pillow's resize does."
     pick = picker(outside)
-
     @script(opset('nearest', outside), default_opset=op)
     def scale(x, before, length, size):
         i = _nearest(length[:1], size[:1]) - before[:1]

@@ -29,7 +29,6 @@ _graph = script(opset(), default_opset=op)
 def _box(method):
     "A function: the shape of an image [2], a size [2] → corner [2] and shape [2] of the box, in its pixels."
     pad = method == 'pad'
-
     @script(opset(method), default_opset=op)
     def box(shape, size):
         s, t = op.Cast(shape, to=F64), op.Cast(size, to=F64)
@@ -52,7 +51,6 @@ def _cut(x, corner, length):
 def _squish(resample, order):
     "A function that brings a whole image to a size."
     scale = nearest_scaler() if resample == 'nearest' else scaler(resample, order=order)
-
     @script(opset('squish', resample, order), default_opset=op)
     def squish(x, size): return scale(x, [0, 0], op.Shape(x, start=0, end=2), size)
     return squish
@@ -62,7 +60,6 @@ def _fit(method, pad_mode, resample, order):
     outside = pad_mode if method == 'pad' else 'border'
     scale = nearest_scaler(outside) if resample == 'nearest' else scaler(resample, outside, order)
     box = _box(method)
-
     @script(opset('fit', method, outside, resample, order), default_opset=op)
     def fit(x, size):
         corner, length = box(op.Shape(x, start=0, end=2), size)
@@ -87,10 +84,8 @@ def _all(shape, size):
 def _resize(size, method, pad_mode, resample, order):
     fit = _squish(resample, order) if method == 'squish' else _fit(method, pad_mode, resample, order)
     box = _all if method == 'squish' else _box(method)
-
     @script(opset(method, pad_mode, resample, order), default_opset=op)
     def resize(x, size: Sequence[int]): return fit(x, op.Constant(value_ints=size))
-
     @script(opset(method), default_opset=op)
     def resize_window(window, x, size: Sequence[int]):
         shape = op.Shape(x, start=0, end=2)
@@ -107,12 +102,10 @@ def _squished_window(window, x, large: Sequence[int], start: Sequence[int], end:
 
 def _random_resized_crop(size, val_xtra, resample, order):
     squish, large = _squish(resample, order), rrc_size(size, val_xtra)
-
     @script(opset(resample, order), default_opset=op)
     def random_resized_crop(x, large: Sequence[int], start: Sequence[int], end: Sequence[int]):
         y = squish(x, op.Constant(value_ints=large))
         return op.Slice(y, op.Constant(value_ints=start), op.Constant(value_ints=end), [0, 1])
-
     start = [(o-n)//2 for o, n in zip(large, size)]
     attrs = dict(large=large, start=start, end=[o+n for o, n in zip(start, size)])
     return random_resized_crop, _squished_window, attrs
@@ -130,7 +123,6 @@ def _middle_window(window, x, size: Sequence[int]):
 
 def _crop_pad(size, pad_mode):
     pick = picker(pad_mode)
-
     @script(opset(pad_mode), default_opset=op)
     def crop_pad(x, size: Sequence[int]):
         length = op.Constant(value_ints=size)
@@ -148,11 +140,9 @@ def _ratio(shape, max_size):
 
 def _ratio_resize(max_size, resample, order):
     fit, box = _fit('crop', 'border', resample, order), _box('crop')
-
     @script(opset('ratio', resample, order), default_opset=op)
     def ratio_resize(x, max_size: int):
         return fit(x, _ratio(op.Shape(x, start=0, end=2), op.Constant(value_int=max_size)))
-
     @script(opset('ratio'), default_opset=op)
     def ratio_window(window, x, max_size: int):
         shape = op.Shape(x, start=0, end=2)

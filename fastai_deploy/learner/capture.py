@@ -160,12 +160,10 @@ def capture(
     mode, exif, path = cls._open_args['mode'], find_exif(learn, cls), find_path(learn)
     inp = Input(size=None, mode=mode, exif=exif, path=path)
     sources(learn, range(min(1, len(learn.dls.valid_ds))))
-
     dl, inactive = learn.dls.valid, inactive_names(learn.dls.valid, inactive)
     item, batch = item_ops(dl, cls, inactive), batch_ops(dl, inp.channels, inactive)
     if not dynamic_hw: inp.size = _find_size(learn, item, size)
     _check_callbacks(learn, cls, inp.size)
-
     model, seen = bare_model(learn), batch_size_after(batch, inp.size)
     shape = net_shape(model, batch_channels_after(batch, inp.channels), seen or (224, 224))
     target = find_target(learn, shape)

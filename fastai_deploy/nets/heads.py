@@ -17,7 +17,6 @@ class AdaptiveConcatPool2d(nn.Module):
     def __init__(self, size=1):
         super().__init__()
         self.mp, self.ap = nn.AdaptiveMaxPool2d(size), nn.AdaptiveAvgPool2d(size)
-
     def forward(self, x): return torch.cat([self.mp(x), self.ap(x)], dim=1)
 
 # %% ../../nbs/nets/00_heads.ipynb #sigmoid-range
@@ -26,7 +25,6 @@ class SigmoidRange(nn.Module):
     def __init__(self, low, high):
         super().__init__()
         self.low, self.high = low, high
-
     def forward(self, x): return torch.sigmoid(x)*(self.high-self.low) + self.low
 
 # %% ../../nbs/nets/00_heads.ipynb #layer-table

@@ -25,7 +25,6 @@ class Net(nn.Module):
     ):
         super().__init__()
         self.body, self.head, self.features = body, head, features
-
     def forward(self, x):
         return self.head(self.body.forward_features(x) if self.features else self.body(x))
 

@@ -80,7 +80,6 @@ class _SelfAttention(nn.Module):
         super().__init__()
         self.query, self.key, self.value = [nn.Sequential(nn.Conv1d(n, c, 1, bias=False)) for c in (n//8, n//8, n)]
         self.gamma = nn.Parameter(torch.zeros(1))
-
     def forward(self, x):
         flat = x.flatten(2)
         q, k, v = self.query(flat), self.key(flat), self.value(flat)
@@ -105,7 +104,6 @@ class _UpBlock(nn.Module):
         self.conv2 = _conv_layer(out, out, 3, norm, act)
         self.relu = build_head(act)
         if attention: self.conv2.append(_SelfAttention(out))
-
     def forward(self, x, skip):
         x = torch.cat([_resize(self.shuf(x), skip), self.bn(skip)], dim=1)
         return self.conv2(self.conv1(self.relu(x)))
@@ -117,7 +115,6 @@ class _Cross(nn.Module):
         super().__init__()
         self.convpath = nn.Sequential(_conv_layer(n, n, 3, norm, act), _conv_layer(n, n, 3, norm))
         self.act = build_head(act)
-
     def forward(self, x): return self.act(self.convpath(x) + x)
 
 # %% ../../nbs/nets/04_unet.ipynb #unet

@@ -25,7 +25,6 @@ class _SqueezeExcite(nn.Module):
         self.layers = nn.Sequential(nn.AdaptiveAvgPool2d(1),
                                     nn.Sequential(nn.Conv2d(n, hidden, 1), act()),
                                     nn.Sequential(nn.Conv2d(hidden, n, 1), nn.Sigmoid()))
-
     def forward(self, x): return x*self.layers(x)
 
 # %% ../../nbs/nets/01_xresnet.ipynb #xresnet-block
@@ -44,7 +43,6 @@ class _ResBlock(nn.Module):
         if ni != nf: shortcut.append(_conv(ni, nf))
         self.convpath, self.idpath = nn.Sequential(*convs), nn.Sequential(*shortcut)
         self.act = act()
-
     def forward(self, x): return self.act(self.convpath(x) + self.idpath(x))
 
 # %% ../../nbs/nets/01_xresnet.ipynb #xresnet

@@ -62,12 +62,10 @@ class _Files:
     def __init__(self, path: Path):
         self.path, self.stat, self.opened = path, os.stat(path), ExitStack()
         self.close = weakref.finalize(self, self.opened.close)
-
     def replaced(self) -> bool:
         "Whether something else is at the path by now."
         try: return not os.path.samestat(self.stat, os.stat(self.path))
         except OSError: return True
-
     def read(self, name: str, most: int) -> bytes:
         "Content of file `name`, which may have `most` bytes."
         res = io.BytesIO()
@@ -173,11 +171,9 @@ class ZipFiles(_Files):
         if o.file_size > _SHRINKS*o.compress_size + _SMALL:
             raise BundleError(f'{name} is packed too well to be true: a zip bomb')
         return o
-
     def size(self, name: str) -> int:
         "Length of file `name`."
         return self.info(name).file_size
-
     def pieces(self, name: str):
         "Content of file `name`, piece by piece."
         with self.zip.open(self.info(name)) as f: yield from iter(partial(f.read, _PIECE), b'')
@@ -217,12 +213,10 @@ class Bundle:
     def __init__(self, path: Path, source, spec: Spec, text: bytes):
         self.path, self.source, self.spec, self.text = path, source, spec, text
         self.sha256 = digest(text)['sha256']
-
     def __repr__(self) -> str: return f'Bundle({str(self.path)!r}, {len(self.spec.files)} files)'
     def __contains__(self, name: str) -> bool: return name in self.spec.files
     def __enter__(self) -> 'Bundle': return self
     def __exit__(self, *args) -> None: self.close()
-
     def close(self) -> None:
         "Let go of the files; what is read later is opened for that."
         if self.source: self.source.close()

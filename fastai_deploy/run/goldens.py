@@ -44,7 +44,6 @@ class Golden:
     "An image in the bundle, and what fastai answered."
     image: Image.Image # as opened: the input mode, any size
     trace: Trace       # what fastai made of it: digests, samples and the answer
-
     name = property(attrgetter('trace.name'))       # 'golden 0', or 'drawn: tall' for one that every bundle has
     drawn = property(attrgetter('trace.drawn'))     # whether it was drawn, and shows nothing
     label = property(attrgetter('trace.label'))     # what `learn.predict` named, in words; empty where nothing is

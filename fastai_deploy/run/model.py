@@ -69,7 +69,6 @@ class Model:
         shape = ' x '.join(str(o or 'any') for o in self.spec.output.shape)
         what = f'{len(self.vocab)} classes' if self.vocab else shape
         return f'Model({self.path.name}: {self.spec.input.mode} {size} → {self.spec.task}, {what})'
-
     def goldens(self) -> list: # `Golden`s
         "The images that travel in the bundle, with fastai's answers."
         return read_goldens(self.bundle)

@@ -43,7 +43,6 @@ class Trace:
     decided: np.ndarray     # int: index of the class, [0 or 1, …] for labels, mask or image; empty for numbers
     name: str = ''          # how the image is called in a report
     undecided: np.ndarray = None # bool, the shape of `decided`: where it is too close to call
-
     @property
     def drawn(self) -> bool:
         "Whether the image was drawn, and shows nothing."
@@ -121,12 +120,10 @@ class Stage:
     limit: float             # what it may be at most
     worst: float = 0.        # over all images
     worst_item: str = ''     # the image that it belongs to
-
     @property
     def ok(self) -> bool:
         "Whether the worst difference is allowed."
         return self.worst <= self.limit
-
     def add(self,
         value: float, # How much an image differs
         item: str,    # The image
@@ -163,19 +160,15 @@ class Parity:
     files: list = field(default_factory=list)         # of the bundle: those that gave these answers
     left: dict = field(default_factory=dict)          # those that were not run, and why
     made_by: dict = field(default_factory=dict)       # versions
-
     def __post_init__(self):
         if self.stages is None: self.stages = [Stage(n, *o) for n, o in stages_for(self.task, self.noise).items()]
         self.spans, self.far = {}, {}  # stage → lowest and highest values; → largest differences, and their images
-
     def __repr__(self) -> str: return self.table()
     _repr_markdown_ = __repr__
-
     @property
     def ok(self) -> bool:
         "Whether there were images, and all of them agree at all stages."
         return self.pictures > 0 and all(s.ok for s in self.stages) and not self.disagreements
-
     @staticmethod
     def from_json(
         text: str|bytes, # What `to_json` made

@@ -26,7 +26,6 @@ class Input:
     exif: bool = False            # whether files are turned upright, as their EXIF says; fastai does not
     path: str = 'the image file itself' # what the path in `predict(path)` is
     min_size: list|None = None    # [height, width], after the item ops, that a net of any size needs at least
-
     @property
     def channels(self) -> int:
         "How many numbers a pixel has."
