@@ -25,17 +25,13 @@ from ..nets.pipeline import Deployed
 # %% ../../nbs/graph/02_export_onnx.ipynb #samples
 def _samples(n, size, channels=3, input='uint8'):
     "`n` test images [n, channels, h, w]: noise, black, white, noise, …."
-    x = np.random.default_rng(n).integers(0, 256, (n, channels, *size), dtype=np.uint8)
+    x = torch.from_numpy(np.random.default_rng(n).integers(0, 256, (n, channels, *size), dtype=np.uint8))
     x[1:2], x[2:3] = 0, 255
-    x = torch.from_numpy(x)
     return x.float()/255 if input == 'float' else x
 
 # %% ../../nbs/graph/02_export_onnx.ipynb #alone
 def _again(m, args): return m(*args)
-
-def _one_by_one(m, args):
-    "What `m` answers to each item of a batch by itself, together again."
-    return torch.cat([m(*[o[i:i+1] for o in args]) for i in range(len(args[0]))])
+def _one_by_one(m, args): return torch.cat([m(*[o[i:i+1] for o in args]) for i in range(len(args[0]))])
 
 def _differs(ask, m, args, noise=0.):
     "Whether `ask(m, args)` gives something else than `m(*args)`; False for what cannot be compared."
@@ -104,10 +100,8 @@ def _ops_for(ops, input):
         raise UnsupportedError(f"the batch ops begin with '{first.get('op')}', not with int_to_float: images are "
                                'bytes, so let IntToFloatTensor be the first batch transform')
     if input == 'uint8': return ops
-    if first.get('div', 255.) != 255:
-        raise UnsupportedError(f"input='float' means 0..1, but int_to_float divides by {first['div']}: "
-                               "use input='uint8'")
-    return ops[1:]
+    if first.get('div', 255.) == 255: return ops[1:]
+    raise UnsupportedError(f"input='float' means 0..1, but int_to_float divides by {first['div']}: use input='uint8'")
 
 # %% ../../nbs/graph/02_export_onnx.ipynb #at-rest
 @contextlib.contextmanager
@@ -148,16 +142,12 @@ def export_onnx(
         axes.update({2: 'height', 3: 'width'})
         xs += [samples(2, 32, 64), samples(2, 21, 35)]
     with _at_rest(net):
-        tfms = batch_module(ops, None if dynamic_hw else (h, w), channels)
-        m = Deployed(tfms, net, activation, name, tta).eval()
+        m = Deployed(batch_module(ops, None if dynamic_hw else (h, w), channels), net, activation, name, tta).eval()
         if dynamic_hw and not _takes(m, xs[-1]): xs.pop()  # not every net takes an odd size
         _check_runs(m, xs)
-        if dynamic_hw:
-            least = smallest_size(m, size, channels, input)
-            xs.append(_samples(2, least, channels, input))
+        if dynamic_hw: xs.append(_samples(2, least := smallest_size(m, size, channels, input), channels, input))
         _check_asked(m, xs[1], _again)
-        noise = float_noise(m, xs)
-        check_noise(noise)
+        check_noise(noise := float_noise(m, xs))
         _check_asked(m, xs[1], _one_by_one, noise[0])
         proto, exporter = to_onnx(m, xs, m.names[:1 + bool(logits)], axes, limits_for(noise))
     with beside(path) as new: new.write_bytes(proto.SerializeToString())

@@ -41,7 +41,6 @@ def function_protos(
 # %% ../../nbs/graph/03_pillow_resize.ipynb #constants
 F64, I64, I32, U32, U8 = (helper.np_dtype_to_tensor_dtype(np.dtype(o)) for o in ('f8', 'i8', 'i4', 'u4', 'u1'))
 
-# %% ../../nbs/graph/03_pillow_resize.ipynb #kernels-simple
 @_graph
 def _box(x): return op.CastLike(op.And(x > -0.5, x <= 0.5), x)
 
@@ -156,12 +155,10 @@ def resampler(
         i = _taps(first, last)
         w = kernel((op.Cast(i, to=F64) - center + 0.5)*(1.0/shrink))
         k = _to_fixed_point(op.Where(op.And(i >= first, i < last), w, op.CastLike(0.0, w)))
-        if zeros:
-            k = op.Where(op.And(i >= before, i < before + n), k, op.CastLike(0, k))
+        if zeros: k = op.Where(op.And(i >= before, i < before + n), k, op.CastLike(0, k))
         rows = op.Gather(x, op.Squeeze(place(i - before, n), [1]))
         y = _to_levels(op.MatMulInteger(_to_bytes(k), rows, op.Cast(_ZERO, to=U8)))
-        if overshoots:
-            y = op.Clip(y, op.CastLike(0, y), op.CastLike(255, y))
+        if overshoots: y = op.Clip(y, op.CastLike(0, y), op.CastLike(255, y))
         y = op.Reshape(op.Cast(y, to=U8), op.Concat([-1], op.Shape(x, start=1), axis=0))
         return op.Slice(y, [0], size)
     return resample
@@ -208,10 +205,8 @@ def scaler(
         top, left = op.Split(before, num_outputs=2)
         h, w = op.Split(length, num_outputs=2)
         height, width = op.Split(size, num_outputs=2)
-        if op.Squeeze(vertical_first(h, w, height, width)):
-            y = across(down(x, top, h, height), left, w, width)
-        else:
-            y = down(across(x, left, w, width), top, h, height)
+        if op.Squeeze(vertical_first(h, w, height, width)): y = across(down(x, top, h, height), left, w, width)
+        else: y = down(across(x, left, w, width), top, h, height)
         return op.Identity(y)
     return scale
 

@@ -32,10 +32,8 @@ def _box(method):
     @script(opset(method), default_opset=op)
     def box(shape, size):
         s, t = op.Cast(shape, to=F64), op.Cast(size, to=F64)
-        if pad:
-            scale = op.ReduceMax(s/t)
-        else:
-            scale = op.ReduceMin(s/t)
+        if pad: scale = op.ReduceMax(s/t)
+        else: scale = op.ReduceMin(s/t)
         length = op.Cast(scale*t, to=I64)
         return op.Cast(0.5*(s - op.Cast(length, to=F64)), to=I64), length
     return box
@@ -273,7 +271,6 @@ def _float_to_int(x, div: float): return op.Clip(x, 0.0, 1.0)*op.Constant(value_
 @_graph
 def _levels(x): return op.Cast(op.Transpose(op.Squeeze(x, [0]), perm=[1, 2, 0]), to=U8)
 
-# %% ../../nbs/graph/04_pixels.ipynb #finished-graph
 _backwards = dict(normalize=lambda o: (_unnormalize, dict(std=o['std'], mean=o['mean'])),
                   int_to_float=lambda o: (_float_to_int, dict(div=float(o['div']))))
 

@@ -154,8 +154,7 @@ def _traced_goldens(tracer: LearnerTracer, images: list) -> list:
         why = one_line([*failed.values()][0])
         raise UnsupportedError(f'learn.predict fails on drawn images ({why}), and there are no '
                                'others: pass some that it takes, goldens=[paths]')
-    if failed:
-        warnings.warn(f"the Learner does not take {', '.join(failed)}: left out of the proof", stacklevel=3)
+    if failed: warnings.warn(f"the Learner does not take {', '.join(failed)}: left out of the proof", stacklevel=3)
     return res
 
 # %% ../../nbs/learner/05_export.ipynb #golden-files

@@ -16,9 +16,8 @@ import torch
 from PIL import Image
 from fastai.data.transforms import IntToFloatTensor, Normalize, ToTensor
 from fastai.torch_core import TensorImage, TensorImageBW
-from fastai.vision.augment import (
-    AffineCoordTfm, CropPad, OldRandomCrop, RandTransform, RandomCrop, RandomResizedCrop, RandomResizedCropGPU,
-    RatioResize, Resize)
+from fastai.vision.augment import (AffineCoordTfm, CropPad, OldRandomCrop, RandTransform, RandomCrop,
+                                   RandomResizedCrop, RandomResizedCropGPU, RatioResize, Resize)
 from fastai.vision.core import AddMaskCodes, PILImage, PointScaler
 from fasttransform import ItemTransform, Transform
 from plum import NotFoundLookupError
@@ -42,9 +41,7 @@ def op_for(
     return _inner
 
 # %% ../../nbs/learner/01_tfms.ipynb #registry-item
-def _hw(size) -> list:
-    "fastai's item transforms keep (width, height); a spec says [height, width]."
-    return [int(size[1]), int(size[0])]
+def _hw(size) -> list: return [int(size[1]), int(size[0])]  # fastai's item transforms keep (width, height)
 
 def _resample(mode) -> dict:
     "How the installed Pillow resizes: the filter's name, and the order of its two passes."
@@ -122,8 +119,7 @@ def _is_inactive(t, probe) -> bool:
 def _leave_out(t, stage: str, probe) -> None:
     "Warn that transform `t` is left out, as the user wants; raise if it acts on noise."
     if isinstance(probe, Image.Image):
-        sizes = (1, 1), (640, 480), (480, 640)
-        probes = [probe, *(type(probe)(probe.resize(s)) for s in sizes)]
+        probes = [probe, *(type(probe)(probe.resize(s)) for s in ((1, 1), (640, 480), (480, 640)))]
     elif isinstance(probe, list): probes = [probe]
     else: probes = [probe, probe[..., :5, :7], probe*0, probe.repeat(1, 1, 9, 9)]
     if not _gives_back(t, probes):
@@ -172,8 +168,7 @@ def _to_op(known: dict, t, stage: str, probes: list, inactive=()) -> dict|None:
     if cls in known: return known[cls](t)
     if stage == 'after_item' and (op := registered_op(t)): return op
     if _only_target(t, *probes): return None
-    way = 'make it a layer of the net'
-    if stage == 'after_item': way = 'register it with fastai_deploy.register_op'
+    way = 'register it with fastai_deploy.register_op' if stage == 'after_item' else 'make it a layer of the net'
     if isinstance(t, RandTransform) and not isinstance(t, AffineCoordTfm):
         way = f"pass inactive=('{name}',) if it never acts on an image at validation; if it does, {way}"
     elif getattr(t, 'split_idx', None) is None:

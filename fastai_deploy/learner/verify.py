@@ -35,9 +35,7 @@ def _callback():
     return Watch()
 
 # %% ../../nbs/learner/04_verify.ipynb #numpy
-def _numpy(x) -> np.ndarray:
-    "A tensor of any fastai type, without its batch dimension, as float32."
-    return x[0].cpu().float().numpy()
+def _numpy(x) -> np.ndarray: return x[0].cpu().float().numpy()  # of a tensor of any fastai type
 
 # %% ../../nbs/learner/04_verify.ipynb #untouched
 @contextmanager
@@ -188,9 +186,7 @@ def hold(
     return parity
 
 # %% ../../nbs/learner/04_verify.ipynb #progress
-def _item_name(x, i: int) -> str:
-    "How image `x`, the `i`th, is called in a report."
-    return Path(x).name if isinstance(x, (str, Path)) else f'item {i}'
+def _item_name(x, i: int) -> str: return Path(x).name if isinstance(x, (str, Path)) else f'item {i}'
 
 def _traced(learn, spec, items: list, progress):
     "(item, what fastai made of it) of each, as they come."

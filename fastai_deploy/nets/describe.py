@@ -47,8 +47,7 @@ def _describe_timm(body, args):
 def _describe_cut(body, arch, args):
     "Description of a body that was cut out of torchvision's net `arch`."
     module, name = getattr(arch, '__module__', None) or '', getattr(arch, '__name__', str(arch))
-    if arch is None:
-        raise UnsupportedError('its arch is not told: set learn.arch = models.resnet34, or what it is')
+    if arch is None: raise UnsupportedError('its arch is not told: set learn.arch = models.resnet34, or what it is')
     if not module.startswith('torchvision.models'):
         raise UnsupportedError(f'arch {name} is not of timm, torchvision or fastai')
     if not isinstance(body, nn.Sequential):
@@ -65,8 +64,7 @@ def describe_body(
     args: dict,      # More arguments of the net's constructor, where they are known
 ) -> dict: # The description without the head
     "Where the body of a live model comes from."
-    if type(body).__name__ == 'TimmBody' and hasattr(body.model, 'default_cfg'):
-        return _describe_timm(body, args)
+    if type(body).__name__ == 'TimmBody' and hasattr(body.model, 'default_cfg'): return _describe_timm(body, args)
     if is_xresnet(body):
         name = getattr(arch, '__name__', 'xresnet')
         return dict(source='xresnet', arch=name, args=describe_xresnet(body))
@@ -87,8 +85,7 @@ def _own(m):
     "What a module has that is the user's own, in words; '' if nothing."
     kind = type(m).__name__
     if not _known(type(m)): return f'is a {kind} of {type(m).__module__}'
-    if 'forward' in vars(m) or not _known(type(m).forward):
-        return f'is a {kind} with a forward of its own'
+    if 'forward' in vars(m) or not _known(type(m).forward): return f'is a {kind} with a forward of its own'
     for hook in [*m._forward_hooks.values(), *m._forward_pre_hooks.values()]:
         if _harmless(hook): continue
         return f'is a {kind} with a hook, {getattr(hook, "__qualname__", type(hook).__name__)}'
@@ -111,8 +108,7 @@ def _comparable(v):
     "`v` as it can be compared: of what is not a number, a word or a function, the type."
     if v is None or isinstance(v, (bool, int, float, str)): return v
     if isinstance(v, (list, tuple)): return [_comparable(o) for o in v]
-    if isinstance(v, dict):
-        return {str(k): _comparable(o) for k, o in v.items() if not isinstance(o, torch.Tensor)}
+    if isinstance(v, dict): return {str(k): _comparable(o) for k, o in v.items() if not isinstance(o, torch.Tensor)}
     if isinstance(v, partial): return [_comparable(o) for o in (v.func, v.args, v.keywords)]
     return f'{v.__module__}.{v.__qualname__}' if hasattr(v, '__qualname__') else type(v).__name__
 

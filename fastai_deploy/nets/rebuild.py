@@ -63,8 +63,7 @@ def build_body(
     "The body that `net` describes, with random weights."
     args = net.get('args', {})
     try:
-        if net['source'] == 'timm':
-            return timm.create_model(net['arch'], pretrained=False, num_classes=0, **args)
+        if net['source'] == 'timm': return timm.create_model(net['arch'], pretrained=False, num_classes=0, **args)
         if net['source'] == 'torchvision': return cut_body(net['arch'], net['cut'], **args)
         if net['source'] == 'xresnet': return xresnet(**args)
     except foreign_errors as e:
@@ -114,8 +113,7 @@ def _our_name(k, net):
     child, _, tail = rest.partition('.')
     if part == '1': return f'head.{rest}'
     if part != '0': return k
-    if net['source'] == 'timm' and 'cut' not in net:
-        return f'body.{tail}' if child == 'model' else k
+    if net['source'] == 'timm' and 'cut' not in net: return f'body.{tail}' if child == 'model' else k
     if not child.isdigit(): return k
     if net['source'] != 'timm': return f'body.{rest}'
     known = int(child) < len(resnet_children)

@@ -178,8 +178,7 @@ def _describe_decoder(model):
     cross = 'MergeLayer' in kinds
     known = ['BatchNorm2d', 'ReLU', 'Sequential', *['UnetBlock']*len(blocks), *['PixelShuffle_ICNR']*bool(ups),
              'ResizeToOrig', *['MergeLayer', 'ResBlock']*cross, 'ConvLayer', *['SigmoidRange']*bool(sigmoids)]
-    if kinds[1:-1] != known or kinds[-1] not in ('ToTensorBase', 'Identity'):
-        raise UnsupportedError(_strange)
+    if kinds[1:-1] != known or kinds[-1] not in ('ToTensorBase', 'Identity'): raise UnsupportedError(_strange)
     mode = some('ResizeToOrig')[0].mode
     if mode != 'nearest': raise UnsupportedError(f"its last resize is '{mode}', not 'nearest'")
     try:

@@ -23,10 +23,7 @@ from .tasks import TASKS
 
 # %% ../../nbs/run/14_goldens.ipynb #entry
 def _floats(a: np.ndarray) -> list: return [number(v) for v in a.ravel()]
-
-def _brief(a: np.ndarray) -> list:
-    "A row of numbers as it is; a sample of anything larger."
-    return _floats(a if a.ndim == 1 else sample(a))
+def _brief(a: np.ndarray) -> list: return _floats(a if a.ndim == 1 else sample(a))
 
 def golden_entry(
     t: Trace,           # fastai's trace of an image

@@ -74,9 +74,7 @@ class Model:
         return read_goldens(self.bundle)
 
 # %% ../../nbs/run/16_model.ipynb #check-size
-def _name(x) -> str:
-    "How an input is called in an error."
-    return f'{x}: ' if isinstance(x, (str, os.PathLike)) else ''
+def _name(x) -> str: return f'{x}: ' if isinstance(x, (str, os.PathLike)) else ''
 
 def _check_size(spec, size, x) -> None:
     "Refuse what the item transforms did not bring to a size that the net takes."

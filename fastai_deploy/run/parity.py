@@ -55,7 +55,6 @@ def fingerprint(
     "A digest of an array."
     return hashlib.sha256(f'{a.shape}{a.dtype}'.encode() + np.ascontiguousarray(a).tobytes()).hexdigest()
 
-# %% ../../nbs/run/13_parity.ipynb #byte-diff
 def byte_diff(
     a: np.ndarray|str, # uint8, any shape; or its `fingerprint`
     b: np.ndarray|str, # Of another image, or its `fingerprint`
@@ -139,10 +138,9 @@ class Stage:
 def _disagreement(ours: Trace, theirs: Trace) -> tuple|None:
     "(what was decided otherwise, whether it was too close to call); None if nothing was."
     if ours.decided.shape != theirs.decided.shape: return f'{ours.decided.shape} for {theirs.decided.shape}', False
-    differ = ours.decided != theirs.decided
-    if not differ.any() and ours.label == theirs.label: return None
+    differ, named = ours.decided != theirs.decided, ours.label != theirs.label
+    if not differ.any() and not named: return None
     tie = bool(differ.any() and ours.undecided is not None and ours.undecided[differ].all())
-    named = ours.label != theirs.label
     return f'{ours.label} for {theirs.label}' if named else f'{differ.sum()} of {differ.size} pixels', tie
 
 # %% ../../nbs/run/13_parity.ipynb #parity
@@ -225,14 +223,6 @@ def add(self: Parity,
     else: (self.ties if what[1] else self.disagreements).append(f'{theirs.name}: {what[0]}')
 
 # %% ../../nbs/run/13_parity.ipynb #table
-def _verdict(p: Parity) -> str:
-    "On how many images the same was decided."
-    decides = TASKS[p.task].decides
-    if not decides: return f'images: {p.pictures}'
-    wrong = p.pictures - p.labels_equal
-    ties = f', {len(p.ties)} of them too close to call' if p.ties else ''
-    return f'{decides} equal: {p.labels_equal} of {p.pictures}' + (f' ({wrong} differ{ties})' if wrong else '')
-
 @patch
 def table(self: Parity) -> str: # Markdown, that reads well as plain text
     "The comparison as a table."
@@ -242,7 +232,11 @@ def table(self: Parity) -> str: # Markdown, that reads well as plain text
         rows.append((s.name, s.measure, num, f'{s.limit:.2g}', 'ok' if s.ok else 'DIFFERS', plain(s.worst_item) or '-'))
     wide = [max(map(len, c)) for c in zip(*rows)]
     lines = ['| ' + ' | '.join(c.ljust(w) if c != '---' else '-'*w for c, w in zip(r, wide)) + ' |' for r in rows]
-    res = [*lines, '', f'{_verdict(self)}; compared with {self.against}']
+    decides, wrong = TASKS[self.task].decides, self.pictures - self.labels_equal
+    verdict = f'{decides} equal: {self.labels_equal} of {self.pictures}' if decides else f'images: {self.pictures}'
+    ties = f', {len(self.ties)} of them too close to call' if self.ties else ''
+    if decides and wrong: verdict += f' ({wrong} differ{ties})'
+    res = [*lines, '', f'{verdict}; compared with {self.against}']
     if stages_for(self.task, self.noise) != stages_for(self.task):
         res.append('stated noise of float32: {:.1e} of the raw outputs, {:.1e} of the answer'.format(*self.noise))
     if self.files: res.append(f"proven: {', '.join(self.files)}")
@@ -250,11 +244,10 @@ def table(self: Parity) -> str: # Markdown, that reads well as plain text
     return '\n'.join(map(plain, res))
 
 # %% ../../nbs/run/13_parity.ipynb #check
-_causes = dict(
-    open='the images are decoded or converted differently',
-    item='an item transform or its arguments differ (size, crop, padding, resample)',
-    batch='a batch transform differs (normalisation, resampling, order of channels)',
-    net='the weights or the layers differ', answer='the activation or the vocab differs')
+_causes = dict(open='the images are decoded or converted differently',
+               item='an item transform or its arguments differ (size, crop, padding, resample)',
+               batch='a batch transform differs (normalisation, resampling, order of channels)',
+               net='the weights or the layers differ', answer='the activation or the vocab differs')
 
 @patch
 def check(self: Parity) -> Parity: # The same, if all is well
@@ -281,16 +274,8 @@ def _object(**properties) -> dict: return dict(type='object', required=[*propert
 def _list(items: dict) -> dict: return dict(type='array', items=items)
 
 _text, _whole, _number = dict(type='string'), dict(type='integer', minimum=0), dict(type='number')
-_texts = dict(type='object', additionalProperties=_text)
-_stage = _object(name=dict(enum=[*stages]), limit=_number, worst=dict(oneOf=[_number, dict(type='null')]),
-                 worst_item=_text)
-
-def _stored() -> dict:
-    "The JSON Schema of parity.json."
-    noise = spec_schema()['properties']['output']['properties']['noise']
-    return _object(against=_text, task=dict(enum=[*TASKS]), pictures=_whole, labels_equal=_whole, ties=_list(_text),
-                   files=_list(_text), disagreements=_list(_text), stages=_list(_stage), noise=noise, left=_texts,
-                   made_by=_texts)
+_texts, _worst = dict(type='object', additionalProperties=_text), dict(oneOf=[_number, dict(type='null')])
+_stage = _object(name=dict(enum=[*stages]), limit=_number, worst=_worst, worst_item=_text)
 
 def _stored_stage(s: dict, known: dict) -> Stage:
     "A stage of a `parity.json`; what may differ is for us to say, not for the file."
@@ -300,8 +285,10 @@ def _stored_stage(s: dict, known: dict) -> Stage:
 
 def _from_json(text: str|bytes) -> Parity:
     "The comparison that a `parity.json` tells of."
-    d = read_json(text, 'parity.json')
-    validate(d, _stored(), 'parity.json')
+    d, noise = read_json(text, 'parity.json'), spec_schema()['properties']['output']['properties']['noise']
+    validate(d, _object(against=_text, task=dict(enum=[*TASKS]), pictures=_whole, labels_equal=_whole, left=_texts,
+                        ties=_list(_text), disagreements=_list(_text), files=_list(_text), stages=_list(_stage),
+                        noise=noise, made_by=_texts), 'parity.json')
     try:
         rows = [_stored_stage(s, stages_for(d['task'], d['noise'])) for s in d['stages']]
         if [s.name for s in rows] != list(stages): raise ValueError(f'the stages are not {", ".join(stages)}')

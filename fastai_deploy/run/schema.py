@@ -33,9 +33,7 @@ def _is(x, typ: str) -> bool:
     "Whether JSON value `x` has the schema's type `typ` (a boolean is no number)."
     return isinstance(x, _types[typ]) and (typ == 'boolean' or not isinstance(x, bool))
 
-def _short(x) -> str:
-    "A value as a few words of an error."
-    return s if len(s := repr(x)) <= 60 else f'{s[:57]}…'
+def _short(x) -> str: return s if len(s := repr(x)) <= 60 else f'{s[:57]}…'
 
 def _fault(x, s: dict) -> str|None:
     "What is wrong with `x` itself by schema `s`, if anything."
@@ -45,8 +43,7 @@ def _fault(x, s: dict) -> str|None:
     if 'type' in s and not _is(x, s['type']): return f"must be of type {s['type']}, not {type(x).__name__}"
     if 'minimum' in s and x < s['minimum']: return f"must be at least {s['minimum']}, not {x}"
     if 'maximum' in s and x > s['maximum']: return f"must be at most {s['maximum']}, not {x}"
-    if 'pattern' in s and not re.fullmatch(s['pattern'], x):
-        return f"has a form that is not allowed: {_short(x)}"
+    if 'pattern' in s and not re.fullmatch(s['pattern'], x): return f"has a form that is not allowed: {_short(x)}"
     if 'minItems' in s and len(x) < s['minItems']: return f"needs {s['minItems']} values, not {len(x)}"
     if 'maxItems' in s and len(x) > s['maxItems']: return f"takes {s['maxItems']} values, not {len(x)}"
 
@@ -90,9 +87,7 @@ def validate(
             elif others is not True: validate(v, others, f'{where}: {_short(k)}')
 
 # %% ../../nbs/run/01_schema.ipynb #hooks
-def _no_constant(name):
-    "NaN and Infinity."
-    raise ValueError(f'{name} is no JSON number')
+def _no_constant(name): raise ValueError(f'{name} is no JSON number')  # NaN and Infinity
 
 def _int(s: str) -> int:
     "A whole number that every language can hold."
