@@ -8,7 +8,6 @@ __all__ = ['load_learner']
 # %% ../../nbs/learner/06_export_pkl.ipynb #imports
 import pickle, types
 from pathlib import Path
-
 from ..run.basics import FastaiDeployError, MissingExtraError, need
 
 # %% ../../nbs/learner/06_export_pkl.ipynb #stand-in

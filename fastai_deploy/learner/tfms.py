@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Callable
 from copy import deepcopy
 from types import MethodType
-
 import numpy as np
 import torch
 from PIL import Image
@@ -21,7 +20,6 @@ from fastai.vision.augment import (AffineCoordTfm, CropPad, OldRandomCrop, RandT
 from fastai.vision.core import AddMaskCodes, PILImage, PointScaler
 from fasttransform import ItemTransform, Transform
 from plum import NotFoundLookupError
-
 from .target import describe_transform
 from ..run.basics import UnsupportedError
 from ..run.custom_ops import registered_op
@@ -109,9 +107,8 @@ _fastai_calls = {Transform.__call__, RandTransform.__call__, ItemTransform.__cal
 
 def _is_inactive(t, probe) -> bool:
     "Whether transform `t` surely does nothing at validation; `probe` is an image or a batch."
-    cls = type(t)
-    if not isinstance(t, Transform) or cls.__call__ not in _fastai_calls: return False
-    if cls._call is not Transform._call: return False
+    if not isinstance(t, Transform) or type(t).__call__ not in _fastai_calls: return False
+    if type(t)._call is not Transform._call: return False
     if t.split_idx != 0 or isinstance(t, AffineCoordTfm): return False
     return _gives_back(t, [probe])
 
@@ -153,8 +150,7 @@ def _only_target(t, *probes) -> bool:
     if not isinstance(t, Transform): return False
     if cls._call is not Transform._call or cls._do_call is not Transform._do_call: return False
     if cls.__call__ is RandTransform.__call__:
-        before = getattr(t, 'before_call', None)
-        if getattr(before, '__func__', None) is not RandTransform.before_call: return False
+        if getattr(getattr(t, 'before_call', None), '__func__', None) is not RandTransform.before_call: return False
     elif cls.__call__ is not Transform.__call__: return False
     return not (hasattr(t, 'encodes') and any(_takes(t, p) for p in probes))
 

@@ -11,9 +11,7 @@ from contextlib import contextmanager, nullcontext
 from copy import copy
 from pathlib import Path
 from unittest.mock import patch
-
 import numpy as np
-
 from ..run.tasks import TASKS, decode_answer
 from ..run.bundle import open_bundle
 from ..run.write_bundle import check_place, update_bundle
@@ -55,13 +53,6 @@ def untouched(
         for m, mode in modes: m.training = mode
         kept.update(record)
         for f, s in zip((random.setstate, np.random.set_state), states): f(s)
-
-# %% ../../nbs/learner/04_verify.ipynb #told
-def _told(spec, target, decoded, raw) -> tuple:
-    "(numbers, label, decided) of what `learn.predict` gave; classes by the names that the bundle has for them."
-    kind = need('fastai_deploy.learner.target', 'export').TARGETS[spec.task]
-    name = lambda label: (spec.output.names or {}).get(str(label), str(label))
-    return kind.told(target, decoded, raw.detach().cpu().float().numpy(), name)
 
 # %% ../../nbs/learner/04_verify.ipynb #tta
 def _flipped(learn, spec, dl) -> tuple:
@@ -111,8 +102,12 @@ class LearnerTracer:
             item = dl.do_item(0)[0]
             with learn.added_cbs(watch): told = learn.predict(x)
             if self.spec.output.tta: told = _flipped(learn, self.spec, dl)
+        kind = need('fastai_deploy.learner.target', 'export').TARGETS[self.spec.task]
+        names = self.spec.output.names or {}  # of classes, in the bundle
+        target, decoded, raw = told
+        told = kind.told(target, decoded, raw.detach().cpu().float().numpy(), lambda o: names.get(str(o), str(o)))
         return Trace(np.asarray(opened), np.ascontiguousarray(item.cpu().numpy()), _numpy(watch.net_input),
-                     _numpy(watch.raw), *_told(self.spec, *told), name)
+                     _numpy(watch.raw), *told, name)
 
 # %% ../../nbs/learner/04_verify.ipynb #items
 def valid_items(

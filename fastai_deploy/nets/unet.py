@@ -10,12 +10,10 @@ import json
 from collections import OrderedDict
 from copy import deepcopy
 from functools import partial
-
 import timm, torch
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
-
 from .heads import SigmoidRange, build_head, describe_head
 from ..run.basics import FastaiDeployError, UnsupportedError, one_line
 from .describe import check_body, check_own, check_ran, describe_body
@@ -49,9 +47,8 @@ def plain_copy(
     _check_hooks(model)
     memo = {id(t): t.detach().clone() for m in model.modules() for t in _stored(m) if not t.is_leaf}
     for hook in [*getattr(model, 'sfs', []), *(m.hook for _, m in _unet_blocks(model))]:
-        handle = hook.hook
-        gone = isinstance(handle, RemovableHandle) and handle.hooks_dict_ref() is None  # with its layer
-        if gone: memo[id(handle)] = RemovableHandle(OrderedDict())
+        if isinstance(handle := hook.hook, RemovableHandle) and handle.hooks_dict_ref() is None:  # gone with its layer
+            memo[id(handle)] = RemovableHandle(OrderedDict())
     res = deepcopy(model, memo)
     for m in res.modules():
         for name, o in m.named_children():
@@ -179,14 +176,13 @@ def _describe_decoder(model):
     known = ['BatchNorm2d', 'ReLU', 'Sequential', *['UnetBlock']*len(blocks), *['PixelShuffle_ICNR']*bool(ups),
              'ResizeToOrig', *['MergeLayer', 'ResBlock']*cross, 'ConvLayer', *['SigmoidRange']*bool(sigmoids)]
     if kinds[1:-1] != known or kinds[-1] not in ('ToTensorBase', 'Identity'): raise UnsupportedError(_strange)
-    mode = some('ResizeToOrig')[0].mode
-    if mode != 'nearest': raise UnsupportedError(f"its last resize is '{mode}', not 'nearest'")
+    if (mode := some('ResizeToOrig')[0].mode) != 'nearest':
+        raise UnsupportedError(f"its last resize is '{mode}', not 'nearest'")
     try:
         first, last = layers[3][0], some('ConvLayer')[0][0]
-        return dict(blocks=[_describe_block(o, layers[0]) for o in blocks],
-                    middle=first[0].in_channels, norm=_norm_of(first), act=_act_of(first),
-                    up=ups[0][0][0].in_channels if ups else None, last_cross=cross,
-                    last=last.in_channels, n_out=last.out_channels,
+        return dict(blocks=[_describe_block(o, layers[0]) for o in blocks], middle=first[0].in_channels,
+                    norm=_norm_of(first), act=_act_of(first), up=ups[0][0][0].in_channels if ups else None,
+                    last_cross=cross, last=last.in_channels, n_out=last.out_channels,
                     y_range=[float(o) for m in sigmoids for o in (m.low, m.high)] or None)
     except (AttributeError, LookupError, TypeError) as e: raise UnsupportedError(_strange) from e
 

@@ -7,10 +7,8 @@ __all__ = ['topk', 'number', 'Prediction', 'MultiLabel', 'Values', 'Points', 'Ma
 
 # %% ../../nbs/run/06_answers.ipynb #imports
 from typing import NamedTuple
-
 import numpy as np
 from PIL import Image
-
 from .basics import BundleError, UnsupportedError
 
 # %% ../../nbs/run/06_answers.ipynb #topk

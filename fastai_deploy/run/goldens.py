@@ -9,10 +9,8 @@ __all__ = ['golden_entry', 'Golden', 'golden_traces', 'open_golden', 'read_golde
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from operator import attrgetter
-
 import numpy as np
 from PIL import Image
-
 from .bundle import Bundle
 from .basics import BundleError
 from .image import open_image

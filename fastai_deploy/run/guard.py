@@ -8,9 +8,7 @@ __all__ = ['FIELDS', 'NAME', 'DEPTH', 'ELEMENTS', 'READ', 'OPSET', 'OPERATORS', 
 # %% ../../nbs/run/12_guard.ipynb #imports
 import math
 from functools import reduce
-
 import numpy as np
-
 from .basics import BundleError, patch, plain
 
 # %% ../../nbs/run/12_guard.ipynb #varint

@@ -7,10 +7,8 @@ __all__ = ['MAX_PIXELS', 'FORMATS', 'MAX_SCANS', 'check_open_args', 'open_image'
 
 # %% ../../nbs/run/02_image.ipynb #imports
 import io, os, re, struct, threading
-
 import numpy as np
 from PIL import Image, ImageFile
-
 from .basics import ImageError, UnsupportedError, one_line
 
 # %% ../../nbs/run/02_image.ipynb #convert

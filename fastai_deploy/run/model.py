@@ -9,11 +9,9 @@ __all__ = ['LONGEST_SIDE', 'Model', 'show_progress']
 import os, sys
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-
 import numpy as np
 import onnxruntime as ort
 from PIL import Image
-
 from .answers import Prediction
 from .basics import BundleError, FastaiDeployError, ImageError, patch
 from .bundle import Bundle, vocab_text
@@ -94,12 +92,6 @@ def _size_after(ops, size):
 
 LONGEST_SIDE = 65_535  # of an image for pixels.onnx, whose tables grow with it; no JPEG has a longer one
 
-def _raw(spec, img, x) -> np.ndarray:
-    "What pixels.onnx takes."
-    if max(img.size) > LONGEST_SIDE: raise ImageError(f'{_name(x)}a side of more than {LONGEST_SIDE} pixels')
-    _check_size(spec, _size_after(spec.item, img.size[::-1]), x)
-    return np.asarray(img.convert('RGB'))
-
 # %% ../../nbs/run/16_model.ipynb #prepare
 @patch
 def open(self: Model,
@@ -108,18 +100,21 @@ def open(self: Model,
 ) -> Image.Image: # Of the bundle's mode
     "Open an image as the Learner does."
     spec = self.spec.input
-    exif = spec.exif if exif is None else exif
-    return open_image(x, mode=spec.mode, exif=exif, max_pixels=self.max_pixels, formats=self.formats)
+    return open_image(x, spec.mode, spec.exif if exif is None else exif, self.max_pixels, self.formats)
 
 @patch
 def _prepared(self: Model, x, exif: bool) -> tuple:
     "Image `x` after the item transforms, and its (height, width) as opened."
     spec, img = self.spec, self.open(x, exif)
-    if self.engine == 'pixels': return _raw(spec, img, x), img.size[::-1]
+    size = img.size[::-1]
+    if self.engine == 'pixels':
+        if max(size) > LONGEST_SIDE: raise ImageError(f'{_name(x)}a side of more than {LONGEST_SIDE} pixels')
+        _check_size(spec, _size_after(spec.item, size), x)
+        return np.asarray(img.convert('RGB')), size
     try: a = to_array(apply_item(spec.item, img))
     except ImageError as e: raise ImageError(f'{_name(x)}{e}') from e
     _check_size(spec, a.shape[1:], x)
-    return a, img.size[::-1]
+    return a, size
 
 @patch
 def prepare(self: Model,

@@ -9,15 +9,13 @@ __all__ = ['MAX_DEPTH', 'spec_schema', 'op_names', 'validate', 'read_json']
 import json, math, re
 from functools import lru_cache
 from importlib import resources
-
 from .basics import BundleError
 
 # %% ../../nbs/run/01_schema.ipynb #schema
 @lru_cache(maxsize=1)
 def spec_schema() -> dict: # The JSON Schema of `bundle.json`
     "The rules of `bundle.json`, from the package's `bundle.schema.json`."
-    text = (resources.files('fastai_deploy')/'bundle.schema.json').read_text(encoding='utf-8')
-    return json.loads(text)
+    return json.loads((resources.files('fastai_deploy')/'bundle.schema.json').read_text(encoding='utf-8'))
 
 # %% ../../nbs/run/01_schema.ipynb #op-names
 def op_names(

@@ -7,7 +7,6 @@ __all__ = ['make_session', 'tap']
 
 # %% ../../nbs/run/15_session.ipynb #imports
 import onnxruntime as ort
-
 from .basics import BundleError, FastaiDeployError
 
 # %% ../../nbs/run/15_session.ipynb #session

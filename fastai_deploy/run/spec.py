@@ -9,7 +9,6 @@ __all__ = ['Input', 'Output', 'Spec']
 import json
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
-
 from .basics import BundleError
 from .schema import read_json, spec_schema, validate
 from .tasks import TASKS

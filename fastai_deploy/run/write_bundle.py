@@ -10,7 +10,6 @@ import ctypes, os, re, shutil, sys, zipfile
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
-
 from .basics import BundleError
 from .beside import beside, sweep
 from .bundle import Bundle, ZipFiles, check_lengths, digest, is_bundle, open_bundle, reading
