@@ -34,8 +34,7 @@ def _method(f, obj):
     return types.MethodType(f, obj)
 
 # %% ../../nbs/learner/06_export_pkl.ipynb #unpickler
-_known = {'builtins', 'numpy', 'PIL', 'torch', 'torchvision', 'timm', 'fastai', 'fastcore',
-          'fasttransform', 'plum'}
+_known = {'builtins', 'numpy', 'PIL', 'torch', 'torchvision', 'timm', 'fastai', 'fastcore', 'fasttransform', 'plum'}
 
 class _LenientUnpickler(pickle.Unpickler):
     "Replaces what is the user's and not here."

@@ -25,7 +25,7 @@ from ..run.basics import UnsupportedError
 from ..run.custom_ops import registered_op
 from ..run.item_tfms import pillow_order
 
-# %% ../../nbs/learner/01_tfms.ipynb #op-for
+# %% ../../nbs/learner/01_tfms.ipynb #registry-item
 ITEM_TFMS, BATCH_TFMS = {}, {}  # fastai transform class → function: transform → op
 
 def op_for(
@@ -38,7 +38,6 @@ def op_for(
         return f
     return _inner
 
-# %% ../../nbs/learner/01_tfms.ipynb #registry-item
 def _hw(size) -> list: return [int(size[1]), int(size[0])]  # fastai's item transforms keep (width, height)
 
 def _resample(mode) -> dict:

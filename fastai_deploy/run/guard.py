@@ -179,17 +179,16 @@ def _tensor(r: _Reader, t: dict) -> np.ndarray: # Flat; None if it is large
 # %% ../../nbs/run/12_guard.ipynb #ops
 OPSET = 18  # that our exporters write
 OPERATORS = frozenset('''
-Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization BitShift
-BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast CastLike Ceil Celu Clip Col2Im Compress Concat Constant
-ConstantOfShape Conv ConvTranspose Cos Cosh CumSum DFT DepthToSpace DequantizeLinear Det Div Dropout
-Einsum Elu Equal Erf Exp Expand EyeLike Flatten Floor GRU Gather GatherElements GatherND Gemm
-GlobalAveragePool GlobalMaxPool Greater GreaterOrEqual GridSample GroupNormalization HardSigmoid HardSwish
-Identity If InstanceNormalization IsInf IsNaN LSTM LayerNormalization LeakyRelu Less LessOrEqual Log
-LogSoftmax MatMul MatMulInteger Max MaxPool Min Mish Mod Mul Neg NonZero Not Or PRelu Pad Pow
-QuantizeLinear RNN Range Reciprocal ReduceL1 ReduceL2 ReduceLogSumExp ReduceMax ReduceMean ReduceMin
-ReduceProd ReduceSum Relu Reshape Resize Round ScatterElements ScatterND Selu Shape Sigmoid Sign Sin Sinh
-Size Slice Softmax Softplus Softsign Split Sqrt Squeeze Sub Tan Tanh ThresholdedRelu Tile TopK Transpose
-Trilu Unique Unsqueeze Where Xor
+Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization BitShift BitwiseAnd
+BitwiseNot BitwiseOr BitwiseXor Cast CastLike Ceil Celu Clip Col2Im Compress Concat Constant ConstantOfShape Conv
+ConvTranspose Cos Cosh CumSum DFT DepthToSpace DequantizeLinear Det Div Dropout Einsum Elu Equal Erf Exp Expand
+EyeLike Flatten Floor GRU Gather GatherElements GatherND Gemm GlobalAveragePool GlobalMaxPool Greater GreaterOrEqual
+GridSample GroupNormalization HardSigmoid HardSwish Identity If InstanceNormalization IsInf IsNaN LSTM
+LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax MatMul MatMulInteger Max MaxPool Min Mish Mod Mul Neg
+NonZero Not Or PRelu Pad Pow QuantizeLinear RNN Range Reciprocal ReduceL1 ReduceL2 ReduceLogSumExp ReduceMax
+ReduceMean ReduceMin ReduceProd ReduceSum Relu Reshape Resize Round ScatterElements ScatterND Selu Shape Sigmoid
+Sign Sin Sinh Size Slice Softmax Softplus Softsign Split Sqrt Squeeze Sub Tan Tanh ThresholdedRelu Tile TopK
+Transpose Trilu Unique Unsqueeze Where Xor
 '''.split())
 
 # %% ../../nbs/run/12_guard.ipynb #ranges

@@ -61,10 +61,9 @@ def _plugins():
             seen.add(name)
             yield (name, *Image.OPEN[name])
 
-# %% ../../nbs/run/02_image.ipynb #formats
+# %% ../../nbs/run/02_image.ipynb #identify
 FORMATS = 'JPEG', 'PNG', 'GIF', 'WEBP', 'BMP', 'TIFF', 'PPM'  # opened if no more are asked for; MPO is a kind of JPEG
 
-# %% ../../nbs/run/02_image.ipynb #identify
 def _identify(f, formats=None, look=lambda name: None, at=0):
     "The image at byte `at` of file `f`, its header read after `look`: `Image.open` without a global limit."
     f.seek(at)

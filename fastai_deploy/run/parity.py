@@ -112,11 +112,7 @@ class Stage:
     def ok(self) -> bool:
         "Whether the worst difference is allowed."
         return self.worst <= self.limit
-    def add(self,
-        value: float, # How much an image differs
-        item: str,    # The image
-        limit: float, # What this image may differ by
-    ) -> None:
+    def _add(self, value: float, item: str, limit: float) -> None:
         "Take another image in; the worst one comes closest to its limit, or passes it furthest."
         used = lambda v, most: v/most if most else np.inf if v else 0.
         if np.isnan(value): value = np.inf
@@ -206,7 +202,7 @@ def add(self: Parity,
         measure, limit = usual[s.name]
         if measure == stages['net'][0]: self._add_relative(s, ours, theirs); continue
         if s.name == 'answer': limit = min(limit*slack(theirs.net), max(limit, 1e-2))
-        s.add(diffs[s.name], theirs.name, limit)
+        s._add(diffs[s.name], theirs.name, limit)
     self.pictures += 1
     if (what := _disagreement(ours, theirs)) is None: self.labels_equal += 1
     else: (self.ties if what[1] else self.disagreements).append(f'{theirs.name}: {what[0]}')
