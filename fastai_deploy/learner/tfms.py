@@ -137,12 +137,6 @@ def inactive_names(
     return res
 
 # %% ../../nbs/learner/01_tfms.ipynb #target
-def _takes(t, x) -> bool:
-    "Whether transform `t` has a method for `x`: what fastai's `_do_call` finds."
-    f, args = (t.encodes._f, (t, x)) if isinstance(t.encodes, MethodType) else (t.encodes, (x,))
-    try: return bool(f._resolve_method_with_cache(args))
-    except NotFoundLookupError: return False
-
 def _only_target(t, *probes) -> bool:
     "Whether transform `t` surely lets images pass by; `probes` are of all types that it may meet."
     cls = type(t)
@@ -151,7 +145,12 @@ def _only_target(t, *probes) -> bool:
     if cls.__call__ is RandTransform.__call__:
         if getattr(getattr(t, 'before_call', None), '__func__', None) is not RandTransform.before_call: return False
     elif cls.__call__ is not Transform.__call__: return False
-    return not (hasattr(t, 'encodes') and any(_takes(t, p) for p in probes))
+    for x in probes if hasattr(t, 'encodes') else ():  # is there a method for it? What fastai's `_do_call` finds
+        f, args = (t.encodes._f, (t, x)) if isinstance(t.encodes, MethodType) else (t.encodes, (x,))
+        try:
+            if f._resolve_method_with_cache(args): return False
+        except NotFoundLookupError: pass
+    return True
 
 # %% ../../nbs/learner/01_tfms.ipynb #to-op
 def _to_op(known: dict, t, stage: str, probes: list, inactive=()) -> dict|None:

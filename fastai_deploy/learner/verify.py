@@ -180,16 +180,6 @@ def hold(
     for t in _others(model, parity.left): parity.files += held(t, goldens, 'the goldens in the bundle').check().files
     return parity
 
-# %% ../../nbs/learner/04_verify.ipynb #progress
-def _item_name(x, i: int) -> str: return Path(x).name if isinstance(x, (str, Path)) else f'item {i}'
-
-def _traced(learn, spec, items: list, progress):
-    "(item, what fastai made of it) of each, as they come."
-    tracer = LearnerTracer(learn, spec)
-    for i, x in enumerate(items):
-        yield x, tracer(x, _item_name(x, i))
-        if progress: progress(i+1, len(items))
-
 # %% ../../nbs/learner/04_verify.ipynb #verify
 def verify(
     bundle,                # Path of a bundle, or a loaded `Model`
@@ -202,8 +192,7 @@ def verify(
     "Prove that a bundle answers as `learn.predict` does, or raise a `ParityError` that names the stage."
     own = dict(max_pixels=MAX_PIXELS, formats=None)  # images of the user's own
     model = bundle if isinstance(bundle, Model) else load(bundle, engine=engine or 'model', check=False, **own)
-    if engine not in (None, model.engine):
-        raise FastaiDeployError(f'this model was loaded with engine={model.engine!r}')
+    if engine not in (None, model.engine): raise FastaiDeployError(f'this model was loaded with engine={model.engine!r}')
     if learn is None:
         if items is not None: raise FastaiDeployError('only the Learner can say what the answers for `items` should be')
         if not (goldens := _goldens(model)):
@@ -215,7 +204,12 @@ def verify(
     items = valid_items(learn) if items is None else [items] if isinstance(items, (str, Path)) else list(items)
     report = progress if callable(progress) else show_progress if progress else None
     against = 'learn.tta' if model.spec.output.tta else 'learn.predict'
-    parity = hold(model, _traced(learn, model.spec, items, report), against, engine)
+    def traced():  # (item, what fastai made of it), as they come
+        tracer = LearnerTracer(learn, model.spec)
+        for i, x in enumerate(items):
+            yield x, tracer(x, Path(x).name if isinstance(x, (str, Path)) else f'item {i}')
+            if report: report(i+1, len(items))
+    parity = hold(model, traced(), against, engine)
     if store:
         same = open_bundle(model.path, sha256=model.bundle.sha256)
         update_bundle(same, {'parity.json': parity.to_json().encode('utf-8')})

@@ -64,8 +64,6 @@ def _apart(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     if a.shape != b.shape or not (np.isfinite(a).all() and np.isfinite(b).all()): return np.array(np.inf)
     return np.abs(a.astype(np.float64) - b)
 
-def _float_diff(a: np.ndarray, b: np.ndarray) -> float: return float(_apart(a, b).max(initial=0))
-
 # %% ../../nbs/run/13_parity.ipynb #sample
 def sample(
     a: np.ndarray, # Any array
@@ -88,7 +86,7 @@ def compare(
 ) -> dict: # stage -> how much they differ: bytes, or the largest absolute difference
     "How much two traces of one image differ at each stage."
     return dict(open=_byte_diff(ours.open, theirs.open), item=_byte_diff(ours.item, theirs.item),
-                **{s: _float_diff(*_pair(s, ours, theirs)) for s in _parts})
+                **{s: float(_apart(*_pair(s, ours, theirs)).max(initial=0)) for s in _parts})
 
 # %% ../../nbs/run/13_parity.ipynb #scale
 def scale(
