@@ -192,7 +192,8 @@ def verify(
     "Prove that a bundle answers as `learn.predict` does, or raise a `ParityError` that names the stage."
     own = dict(max_pixels=MAX_PIXELS, formats=None)  # images of the user's own
     model = bundle if isinstance(bundle, Model) else load(bundle, engine=engine or 'model', check=False, **own)
-    if engine not in (None, model.engine): raise FastaiDeployError(f'this model was loaded with engine={model.engine!r}')
+    if engine not in (None, model.engine):
+        raise FastaiDeployError(f'this model was loaded with engine={model.engine!r}')
     if learn is None:
         if items is not None: raise FastaiDeployError('only the Learner can say what the answers for `items` should be')
         if not (goldens := _goldens(model)):
