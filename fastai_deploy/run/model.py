@@ -100,7 +100,8 @@ def open(self: Model,
 ) -> Image.Image: # Of the bundle's mode
     "Open an image as the Learner does."
     spec = self.spec.input
-    return open_image(x, spec.mode, spec.exif if exif is None else exif, self.max_pixels, self.formats)
+    exif = spec.exif if exif is None else exif
+    return open_image(x, mode=spec.mode, exif=exif, max_pixels=self.max_pixels, formats=self.formats)
 
 @patch
 def _prepared(self: Model, x, exif: bool) -> tuple:
