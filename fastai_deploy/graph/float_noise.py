@@ -7,10 +7,8 @@ __all__ = ['NOISES', 'MOST_NOISE', 'float_noise', 'allowed', 'limits_for', 'chec
 
 # %% ../../nbs/graph/01_float_noise.ipynb #imports
 from copy import deepcopy
-
 import torch
 from torch.overrides import TorchFunctionMode
-
 from .to_onnx import LIMITS, scales
 from ..nets.pipeline import Deployed
 from ..run.basics import UnsupportedError

@@ -10,7 +10,6 @@ import random, warnings
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
-
 import numpy as np
 import torch
 from PIL import Image
@@ -20,7 +19,6 @@ from fastai.vision.core import PILImage
 from fastcore.foundation import L
 from fasttransform import compose_tfms
 from torch import nn
-
 from .source import attempt, find_exif, find_path, opener, sources
 from .target import bare_model, find_target, find_task, find_tta, net_shape, output
 from .tfms import batch_ops, inactive_names, item_ops
@@ -104,11 +102,8 @@ _predict_events = 'before_fit', 'before_epoch', 'before_validate', *_batch_event
 def _own_events(cb) -> list:
     "The events of `learn.predict` that callback `cb` acts on, if it is not fastai's."
     fastais = type(cb).__module__.startswith('fastai.')
-    def own(e):
-        in_class = getattr(type(cb), e, None) is not getattr(Callback, e, None) and not fastais
-        return e in vars(cb) or in_class
-    events = _predict_events if cb.run_valid else [e for e in _predict_events if e not in _batch_events]
-    return [e for e in events if own(e)]
+    def own(e): return e in vars(cb) or not fastais and getattr(type(cb), e, None) is not getattr(Callback, e, None)
+    return [e for e in _predict_events if (cb.run_valid or e not in _batch_events) and own(e)]
 
 def _check_callbacks(learn, cls: type = PILImage, size=None) -> None:
     """Raise if a callback from outside fastai changes predictions; warn if it is only left out.
@@ -119,8 +114,7 @@ def _check_callbacks(learn, cls: type = PILImage, size=None) -> None:
     if not (own := [cb for cb in learn.cbs if _own_events(cb)]): return
     h, w = size or (48, 64)
     noise = np.random.default_rng(0).integers(0, 256, (h, w, 4), dtype=np.uint8)
-    drawn, mode = (noise, noise//2 + 99, noise*0), cls._open_args['mode']
-    images = [cls(Image.fromarray(o).convert(mode)) for o in drawn]
+    images = [cls(Image.fromarray(o).convert(cls._open_args['mode'])) for o in (noise, noise//2 + 99, noise*0)]
     for cb in own:
         name, events = type(cb).__qualname__, ', '.join(_own_events(cb))
         with _as_it_was(learn), learn.no_bar(), learn.no_logging(), warnings.catch_warnings():
@@ -157,21 +151,17 @@ def capture(
                                'load_learner(file) gives the one that learn.export wrote')
     cls = opener(learn)
     find_task(learn)  # before advice about the transforms of a task that cannot be exported
-    mode, exif, path = cls._open_args['mode'], find_exif(learn, cls), find_path(learn)
-    inp = Input(size=None, mode=mode, exif=exif, path=path)
+    inp = Input(None, cls._open_args['mode'], exif=find_exif(learn, cls), path=find_path(learn))
     sources(learn, range(min(1, len(learn.dls.valid_ds))))
-
     dl, inactive = learn.dls.valid, inactive_names(learn.dls.valid, inactive)
     item, batch = item_ops(dl, cls, inactive), batch_ops(dl, inp.channels, inactive)
     if not dynamic_hw: inp.size = _find_size(learn, item, size)
     _check_callbacks(learn, cls, inp.size)
-
     model, seen = bare_model(learn), batch_size_after(batch, inp.size)
     shape = net_shape(model, batch_channels_after(batch, inp.channels), seen or (224, 224))
     target = find_target(learn, shape)
     out = output(target, shape, dynamic_hw)
     out.tta = find_tta(learn, tta, target.task, batch, cls)
-    describe = describe_unet if is_unet(model) else describe_net
-    net = describe(model, getattr(learn, 'arch', None), size=seen)
+    net = (describe_unet if is_unet(model) else describe_net)(model, getattr(learn, 'arch', None), size=seen)
     spec = Spec(input=inp, item=item, batch=batch, net=net, output=out, task=target.task)
     return Captured(spec, target.vocab, model)

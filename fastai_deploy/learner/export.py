@@ -8,12 +8,9 @@ __all__ = ['telling_items', 'drawn_images', 'export']
 # %% ../../nbs/learner/05_export.ipynb #imports
 import importlib.metadata, io, json, os, platform, tempfile, warnings
 from pathlib import Path
-
 import numpy as np
 import safetensors.torch
 from PIL import Image
-from torch import nn
-
 from ..graph.pixels import no_pixels, pixels_model
 from ..graph.export_onnx import export_onnx
 from .capture import Captured, capture
@@ -36,10 +33,8 @@ def _rebuilt_net(c: Captured) -> tuple:
         warnings.warn(f"the net is exported as it is, for it cannot be rebuilt: {c.spec.net['why']}. Predictions "
                       'are not affected; the bundle has no weights.safetensors to load elsewhere', stacklevel=3)
         return c.model, None
-    make = rebuild_unet if 'unet' in c.spec.net else rebuild
-    net = make(c.spec.net, c.model.state_dict())
-    tensors = {k: v.detach().contiguous() for k, v in net.state_dict().items()}
-    return net, safetensors.torch.save(tensors)
+    net = (rebuild_unet if 'unet' in c.spec.net else rebuild)(c.spec.net, c.model.state_dict())
+    return net, safetensors.torch.save({k: v.detach().contiguous() for k, v in net.state_dict().items()})
 
 # %% ../../nbs/learner/05_export.ipynb #versions
 def _versions() -> dict:
@@ -51,7 +46,7 @@ def _versions() -> dict:
     return res
 
 # %% ../../nbs/learner/05_export.ipynb #graph
-def _graph_file(c: Captured, net: nn.Module, **kwargs) -> bytes:
+def _graph_file(c: Captured, net, **kwargs) -> bytes:
     "model.onnx, noted in the spec; `kwargs` go to `export_onnx`: dynamic_hw, input, logits."
     inp, out = c.spec.input, c.spec.output
     with tempfile.TemporaryDirectory() as tmp:
@@ -151,11 +146,9 @@ def _traced_goldens(tracer: LearnerTracer, images: list) -> list:
             res.append((im, tracer(im, name)))
         except Exception as e: failed[name] = e # whatever a Learner may raise
     if failed and not res:
-        why = one_line([*failed.values()][0])
-        raise UnsupportedError(f'learn.predict fails on drawn images ({why}), and there are no '
-                               'others: pass some that it takes, goldens=[paths]')
-    if failed:
-        warnings.warn(f"the Learner does not take {', '.join(failed)}: left out of the proof", stacklevel=3)
+        raise UnsupportedError(f'learn.predict fails on drawn images ({one_line([*failed.values()][0])}), and there '
+                               'are no others: pass some that it takes, goldens=[paths]')
+    if failed: warnings.warn(f"the Learner does not take {', '.join(failed)}: left out of the proof", stacklevel=3)
     return res
 
 # %% ../../nbs/learner/05_export.ipynb #golden-files
@@ -167,8 +160,7 @@ def _golden_files(traced: list) -> dict:
         answer = f'{i}.answer.png' if t.decided.ndim > 1 else None
         if answer: files[f'golden/{answer}'] = _png(t.decided.astype(np.uint8))
         entries.append(golden_entry(t, f'{i}.png', answer))
-    text = json.dumps(entries, ensure_ascii=False) + '\n'
-    if entries: files['golden/golden.json'] = text.encode('utf-8')
+    if entries: files['golden/golden.json'] = (json.dumps(entries, ensure_ascii=False) + '\n').encode('utf-8')
     return files
 
 # %% ../../nbs/learner/05_export.ipynb #prove
@@ -184,8 +176,7 @@ def _renamed(vocab: list, names: dict) -> tuple:
     "The vocab with other names, and what changed: name there → name in the bundle, or None."
     names = {str(k): v for k, v in names.items()}
     if unknown := names.keys() - vocab:
-        raise UnsupportedError(f'names: there is no class {min(unknown)!r}, only '
-                               f'{", ".join(vocab) or "none at all"}')
+        raise UnsupportedError(f'names: there is no class {min(unknown)!r}, only {", ".join(vocab) or "none at all"}')
     for o in names.values():
         if not isinstance(o, str) or not o.strip() or len(o.splitlines()) != 1:
             raise UnsupportedError(f'names: {o!r} is no name: give one line of text')
@@ -213,8 +204,7 @@ def _golden_items(learn, goldens) -> list:
         warnings.warn('this Learner has no images (load_learner drops them), so the proof rests on '
                       'drawn ones: pass some of your own, goldens=[paths]', stacklevel=3)
         return []
-    asked = max(goldens, 1000) if goldens > 0 else goldens  # how many of the set we look at
-    return telling_items(valid_items(learn, asked), goldens)
+    return telling_items(valid_items(learn, max(goldens, 1000) if goldens > 0 else goldens), goldens)  # of a thousand
 
 # %% ../../nbs/learner/05_export.ipynb #export
 def export(

@@ -8,7 +8,6 @@ __all__ = ['load_learner']
 # %% ../../nbs/learner/06_export_pkl.ipynb #imports
 import pickle, types
 from pathlib import Path
-
 from ..run.basics import FastaiDeployError, MissingExtraError, need
 
 # %% ../../nbs/learner/06_export_pkl.ipynb #stand-in
@@ -35,8 +34,7 @@ def _method(f, obj):
     return types.MethodType(f, obj)
 
 # %% ../../nbs/learner/06_export_pkl.ipynb #unpickler
-_known = {'builtins', 'numpy', 'PIL', 'torch', 'torchvision', 'timm', 'fastai', 'fastcore',
-          'fasttransform', 'plum'}
+_known = {'builtins', 'numpy', 'PIL', 'torch', 'torchvision', 'timm', 'fastai', 'fastcore', 'fasttransform', 'plum'}
 
 class _LenientUnpickler(pickle.Unpickler):
     "Replaces what is the user's and not here."

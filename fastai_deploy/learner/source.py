@@ -10,7 +10,6 @@ import warnings
 from inspect import getclosurevars
 from pathlib import Path, PurePath
 from tempfile import TemporaryDirectory
-
 import numpy as np
 from PIL import Image
 from fastai.imports import noop
@@ -19,7 +18,6 @@ from fastai.torch_core import TensorImage, TensorImageBW
 from fastai.vision.core import PILBase, PILImage
 from fastcore import basics
 from fasttransform import Transform, compose_tfms
-
 from .target import check_data, created_class, describe_transform
 from ..run.basics import UnsupportedError
 from ..run.image import open_image
@@ -63,16 +61,12 @@ def _draw_files(folder: Path) -> list:
     large = Image.linear_gradient('L').resize((2600, 1900)).convert('RGB')
     files |= {
         'transparent-P.png': (rgb.quantize(16), dict(transparency=3)),
-        'transparent-L.png': (grey, dict(transparency=7)),
-        'transparent-RGB.png': (rgb, dict(transparency=(1, 2, 3))),
-        'turned.png': (rgb, _turned(6)), 'turned-RGBA.png': (rgba, _turned(3)),
-        'turned.webp': (rgb, _turned(8)), 'grey.jpg': (grey, _turned(5)),
-        'cmyk.jpg': (rgb.convert('CMYK'), {}), 'plain.bmp': (rgb, {}),
-        'animated.gif': (rgb.quantize(16), frames),
-        'dark.png': (image(21, 30, 3, high=60), {}),
-        'pale.png': (image(21, 30, 3, low=180, high=200), {}),
-        'black.png': (Image.new('RGB', (9, 9)), {}), 'white-border.png': (bordered, {}),
-        'large.jpg': (large, _turned(6))}
+        'transparent-L.png': (grey, dict(transparency=7)), 'transparent-RGB.png': (rgb, dict(transparency=(1, 2, 3))),
+        'turned.png': (rgb, _turned(6)), 'turned-RGBA.png': (rgba, _turned(3)), 'turned.webp': (rgb, _turned(8)),
+        'grey.jpg': (grey, _turned(5)), 'cmyk.jpg': (rgb.convert('CMYK'), {}), 'plain.bmp': (rgb, {}),
+        'animated.gif': (rgb.quantize(16), frames), 'dark.png': (image(21, 30, 3, high=60), {}),
+        'pale.png': (image(21, 30, 3, low=180, high=200), {}), 'black.png': (Image.new('RGB', (9, 9)), {}),
+        'white-border.png': (bordered, {}), 'large.jpg': (large, _turned(6))}
     for name, (im, kwargs) in files.items(): im.save(folder/name, **kwargs)
     return [folder/name for name in files]
 
@@ -87,8 +81,7 @@ def _function(t):
 def _called(t) -> str:
     "How to call a transform that is a function, in an error."
     f = _function(t)
-    if not hasattr(f, '__qualname__'): return describe_transform(t)
-    return f'{f.__module__}.{f.__qualname__}'
+    return f'{f.__module__}.{f.__qualname__}' if hasattr(f, '__qualname__') else describe_transform(t)
 
 # %% ../../nbs/learner/02_source.ipynb #alike
 def attempt(
@@ -139,8 +132,8 @@ def find_exif(
                                'ImageBlock(PILImage), and make the rest an item transform')
     exif = bool(wrong[False])
     if exif or not created_class(t):
-        how = 'PILImage.create does' + (', turned upright as their EXIF says' if exif else '')
-        warnings.warn(f'{_called(t)} opened {len(files)} drawn files as {how}, and so will the '
+        turned = ', turned upright as their EXIF says' if exif else ''
+        warnings.warn(f'{_called(t)} opened {len(files)} drawn files as PILImage.create does{turned}, and so will the '
                       'bundle; other files were not tried', stacklevel=2)
     return exif
 
@@ -199,10 +192,8 @@ def sources(
 ) -> list: # Paths, mostly
     "What a Learner's validation images are opened from."
     tl, res = learn.dls.valid_ds.tls[0], []
-    first = tl.tfms.fs[:-1]
     for i in idxs:
-        item = tl._get(int(i))
-        x = compose_tfms(item, first, split_idx=1)
+        item, first = tl._get(int(i)), tl.tfms.fs[:-1]
+        res.append(x := compose_tfms(item, first, split_idx=1))
         if x is not item: _check_path(first, x, len(tl))
-        res.append(x)
     return res

@@ -10,25 +10,22 @@ import warnings
 from collections.abc import Callable
 from copy import deepcopy
 from types import MethodType
-
 import numpy as np
 import torch
 from PIL import Image
 from fastai.data.transforms import IntToFloatTensor, Normalize, ToTensor
 from fastai.torch_core import TensorImage, TensorImageBW
-from fastai.vision.augment import (
-    AffineCoordTfm, CropPad, OldRandomCrop, RandTransform, RandomCrop, RandomResizedCrop, RandomResizedCropGPU,
-    RatioResize, Resize)
+from fastai.vision.augment import (AffineCoordTfm, CropPad, OldRandomCrop, RandTransform, RandomCrop,
+                                   RandomResizedCrop, RandomResizedCropGPU, RatioResize, Resize)
 from fastai.vision.core import AddMaskCodes, PILImage, PointScaler
 from fasttransform import ItemTransform, Transform
 from plum import NotFoundLookupError
-
 from .target import describe_transform
 from ..run.basics import UnsupportedError
 from ..run.custom_ops import registered_op
 from ..run.item_tfms import pillow_order
 
-# %% ../../nbs/learner/01_tfms.ipynb #op-for
+# %% ../../nbs/learner/01_tfms.ipynb #registry-item
 ITEM_TFMS, BATCH_TFMS = {}, {}  # fastai transform class → function: transform → op
 
 def op_for(
@@ -41,10 +38,7 @@ def op_for(
         return f
     return _inner
 
-# %% ../../nbs/learner/01_tfms.ipynb #registry-item
-def _hw(size) -> list:
-    "fastai's item transforms keep (width, height); a spec says [height, width]."
-    return [int(size[1]), int(size[0])]
+def _hw(size) -> list: return [int(size[1]), int(size[0])]  # fastai's item transforms keep (width, height)
 
 def _resample(mode) -> dict:
     "How the installed Pillow resizes: the filter's name, and the order of its two passes."
@@ -112,9 +106,8 @@ _fastai_calls = {Transform.__call__, RandTransform.__call__, ItemTransform.__cal
 
 def _is_inactive(t, probe) -> bool:
     "Whether transform `t` surely does nothing at validation; `probe` is an image or a batch."
-    cls = type(t)
-    if not isinstance(t, Transform) or cls.__call__ not in _fastai_calls: return False
-    if cls._call is not Transform._call: return False
+    if not isinstance(t, Transform) or type(t).__call__ not in _fastai_calls: return False
+    if type(t)._call is not Transform._call: return False
     if t.split_idx != 0 or isinstance(t, AffineCoordTfm): return False
     return _gives_back(t, [probe])
 
@@ -122,8 +115,7 @@ def _is_inactive(t, probe) -> bool:
 def _leave_out(t, stage: str, probe) -> None:
     "Warn that transform `t` is left out, as the user wants; raise if it acts on noise."
     if isinstance(probe, Image.Image):
-        sizes = (1, 1), (640, 480), (480, 640)
-        probes = [probe, *(type(probe)(probe.resize(s)) for s in sizes)]
+        probes = [probe, *(type(probe)(probe.resize(s)) for s in ((1, 1), (640, 480), (480, 640)))]
     elif isinstance(probe, list): probes = [probe]
     else: probes = [probe, probe[..., :5, :7], probe*0, probe.repeat(1, 1, 9, 9)]
     if not _gives_back(t, probes):
@@ -145,22 +137,20 @@ def inactive_names(
     return res
 
 # %% ../../nbs/learner/01_tfms.ipynb #target
-def _takes(t, x) -> bool:
-    "Whether transform `t` has a method for `x`: what fastai's `_do_call` finds."
-    f, args = (t.encodes._f, (t, x)) if isinstance(t.encodes, MethodType) else (t.encodes, (x,))
-    try: return bool(f._resolve_method_with_cache(args))
-    except NotFoundLookupError: return False
-
 def _only_target(t, *probes) -> bool:
     "Whether transform `t` surely lets images pass by; `probes` are of all types that it may meet."
     cls = type(t)
     if not isinstance(t, Transform): return False
     if cls._call is not Transform._call or cls._do_call is not Transform._do_call: return False
     if cls.__call__ is RandTransform.__call__:
-        before = getattr(t, 'before_call', None)
-        if getattr(before, '__func__', None) is not RandTransform.before_call: return False
+        if getattr(getattr(t, 'before_call', None), '__func__', None) is not RandTransform.before_call: return False
     elif cls.__call__ is not Transform.__call__: return False
-    return not (hasattr(t, 'encodes') and any(_takes(t, p) for p in probes))
+    for x in probes if hasattr(t, 'encodes') else ():  # is there a method for it? What fastai's `_do_call` finds
+        f, args = (t.encodes._f, (t, x)) if isinstance(t.encodes, MethodType) else (t.encodes, (x,))
+        try:
+            if f._resolve_method_with_cache(args): return False
+        except NotFoundLookupError: pass
+    return True
 
 # %% ../../nbs/learner/01_tfms.ipynb #to-op
 def _to_op(known: dict, t, stage: str, probes: list, inactive=()) -> dict|None:
@@ -172,8 +162,7 @@ def _to_op(known: dict, t, stage: str, probes: list, inactive=()) -> dict|None:
     if cls in known: return known[cls](t)
     if stage == 'after_item' and (op := registered_op(t)): return op
     if _only_target(t, *probes): return None
-    way = 'make it a layer of the net'
-    if stage == 'after_item': way = 'register it with fastai_deploy.register_op'
+    way = 'register it with fastai_deploy.register_op' if stage == 'after_item' else 'make it a layer of the net'
     if isinstance(t, RandTransform) and not isinstance(t, AffineCoordTfm):
         way = f"pass inactive=('{name}',) if it never acts on an image at validation; if it does, {way}"
     elif getattr(t, 'split_idx', None) is None:

@@ -11,9 +11,7 @@ from contextlib import contextmanager, nullcontext
 from copy import copy
 from pathlib import Path
 from unittest.mock import patch
-
 import numpy as np
-
 from ..run.tasks import TASKS, decode_answer
 from ..run.bundle import open_bundle
 from ..run.write_bundle import check_place, update_bundle
@@ -35,9 +33,7 @@ def _callback():
     return Watch()
 
 # %% ../../nbs/learner/04_verify.ipynb #numpy
-def _numpy(x) -> np.ndarray:
-    "A tensor of any fastai type, without its batch dimension, as float32."
-    return x[0].cpu().float().numpy()
+def _numpy(x) -> np.ndarray: return x[0].cpu().float().numpy()  # of a tensor of any fastai type
 
 # %% ../../nbs/learner/04_verify.ipynb #untouched
 @contextmanager
@@ -57,13 +53,6 @@ def untouched(
         for m, mode in modes: m.training = mode
         kept.update(record)
         for f, s in zip((random.setstate, np.random.set_state), states): f(s)
-
-# %% ../../nbs/learner/04_verify.ipynb #told
-def _told(spec, target, decoded, raw) -> tuple:
-    "(numbers, label, decided) of what `learn.predict` gave; classes by the names that the bundle has for them."
-    kind = need('fastai_deploy.learner.target', 'export').TARGETS[spec.task]
-    name = lambda label: (spec.output.names or {}).get(str(label), str(label))
-    return kind.told(target, decoded, raw.detach().cpu().float().numpy(), name)
 
 # %% ../../nbs/learner/04_verify.ipynb #tta
 def _flipped(learn, spec, dl) -> tuple:
@@ -113,8 +102,12 @@ class LearnerTracer:
             item = dl.do_item(0)[0]
             with learn.added_cbs(watch): told = learn.predict(x)
             if self.spec.output.tta: told = _flipped(learn, self.spec, dl)
+        kind = need('fastai_deploy.learner.target', 'export').TARGETS[self.spec.task]
+        names = self.spec.output.names or {}  # of classes, in the bundle
+        target, decoded, raw = told
+        told = kind.told(target, decoded, raw.detach().cpu().float().numpy(), lambda o: names.get(str(o), str(o)))
         return Trace(np.asarray(opened), np.ascontiguousarray(item.cpu().numpy()), _numpy(watch.net_input),
-                     _numpy(watch.raw), *_told(self.spec, *told), name)
+                     _numpy(watch.raw), *told, name)
 
 # %% ../../nbs/learner/04_verify.ipynb #items
 def valid_items(
@@ -187,18 +180,6 @@ def hold(
     for t in _others(model, parity.left): parity.files += held(t, goldens, 'the goldens in the bundle').check().files
     return parity
 
-# %% ../../nbs/learner/04_verify.ipynb #progress
-def _item_name(x, i: int) -> str:
-    "How image `x`, the `i`th, is called in a report."
-    return Path(x).name if isinstance(x, (str, Path)) else f'item {i}'
-
-def _traced(learn, spec, items: list, progress):
-    "(item, what fastai made of it) of each, as they come."
-    tracer = LearnerTracer(learn, spec)
-    for i, x in enumerate(items):
-        yield x, tracer(x, _item_name(x, i))
-        if progress: progress(i+1, len(items))
-
 # %% ../../nbs/learner/04_verify.ipynb #verify
 def verify(
     bundle,                # Path of a bundle, or a loaded `Model`
@@ -224,7 +205,12 @@ def verify(
     items = valid_items(learn) if items is None else [items] if isinstance(items, (str, Path)) else list(items)
     report = progress if callable(progress) else show_progress if progress else None
     against = 'learn.tta' if model.spec.output.tta else 'learn.predict'
-    parity = hold(model, _traced(learn, model.spec, items, report), against, engine)
+    def traced():  # (item, what fastai made of it), as they come
+        tracer = LearnerTracer(learn, model.spec)
+        for i, x in enumerate(items):
+            yield x, tracer(x, Path(x).name if isinstance(x, (str, Path)) else f'item {i}')
+            if report: report(i+1, len(items))
+    parity = hold(model, traced(), against, engine)
     if store:
         same = open_bundle(model.path, sha256=model.bundle.sha256)
         update_bundle(same, {'parity.json': parity.to_json().encode('utf-8')})

@@ -8,10 +8,8 @@ __all__ = ['describe_body', 'check_own', 'check_body', 'spread', 'check_ran', 'd
 # %% ../../nbs/nets/03_describe.ipynb #imports
 from functools import partial
 from itertools import zip_longest
-
 import timm, torch
 from torch import nn
-
 from .heads import describe_head
 from .rebuild import build_body, first_conv, foreign_errors, rebuild, resnet_children
 from .xresnet import describe_xresnet, is_xresnet
@@ -47,8 +45,7 @@ def _describe_timm(body, args):
 def _describe_cut(body, arch, args):
     "Description of a body that was cut out of torchvision's net `arch`."
     module, name = getattr(arch, '__module__', None) or '', getattr(arch, '__name__', str(arch))
-    if arch is None:
-        raise UnsupportedError('its arch is not told: set learn.arch = models.resnet34, or what it is')
+    if arch is None: raise UnsupportedError('its arch is not told: set learn.arch = models.resnet34, or what it is')
     if not module.startswith('torchvision.models'):
         raise UnsupportedError(f'arch {name} is not of timm, torchvision or fastai')
     if not isinstance(body, nn.Sequential):
@@ -65,11 +62,9 @@ def describe_body(
     args: dict,      # More arguments of the net's constructor, where they are known
 ) -> dict: # The description without the head
     "Where the body of a live model comes from."
-    if type(body).__name__ == 'TimmBody' and hasattr(body.model, 'default_cfg'):
-        return _describe_timm(body, args)
+    if type(body).__name__ == 'TimmBody' and hasattr(body.model, 'default_cfg'): return _describe_timm(body, args)
     if is_xresnet(body):
-        name = getattr(arch, '__name__', 'xresnet')
-        return dict(source='xresnet', arch=name, args=describe_xresnet(body))
+        return dict(source='xresnet', arch=getattr(arch, '__name__', 'xresnet'), args=describe_xresnet(body))
     return _describe_cut(body, arch, args)
 
 # %% ../../nbs/nets/03_describe.ipynb #own
@@ -77,20 +72,15 @@ _libs = ('torch.nn.', 'torchvision.', 'timm.', 'fastai.', 'fastai_deploy.')
 
 def _known(o): return (getattr(o, '__module__', None) or '').startswith(_libs)
 
-def _harmless(hook):
-    "Whether a hook is fastai's, which only stores, or weight norm's."
-    owner = getattr(hook, '__self__', hook)
-    stores = type(owner).__module__ == 'fastai.callback.hook' and _known(owner.hook_func)
-    return stores or type(owner).__module__.startswith('torch.nn.utils.')
-
 def _own(m):
     "What a module has that is the user's own, in words; '' if nothing."
     kind = type(m).__name__
     if not _known(type(m)): return f'is a {kind} of {type(m).__module__}'
-    if 'forward' in vars(m) or not _known(type(m).forward):
-        return f'is a {kind} with a forward of its own'
+    if 'forward' in vars(m) or not _known(type(m).forward): return f'is a {kind} with a forward of its own'
     for hook in [*m._forward_hooks.values(), *m._forward_pre_hooks.values()]:
-        if _harmless(hook): continue
+        owner = getattr(hook, '__self__', hook)
+        stores = type(owner).__module__ == 'fastai.callback.hook' and _known(owner.hook_func)
+        if stores or type(owner).__module__.startswith('torch.nn.utils.'): continue  # fastai's, or weight norm's
         return f'is a {kind} with a hook, {getattr(hook, "__qualname__", type(hook).__name__)}'
     return f'is a {kind} with a parametrization' if hasattr(m, 'parametrizations') else ''
 
@@ -111,8 +101,7 @@ def _comparable(v):
     "`v` as it can be compared: of what is not a number, a word or a function, the type."
     if v is None or isinstance(v, (bool, int, float, str)): return v
     if isinstance(v, (list, tuple)): return [_comparable(o) for o in v]
-    if isinstance(v, dict):
-        return {str(k): _comparable(o) for k, o in v.items() if not isinstance(o, torch.Tensor)}
+    if isinstance(v, dict): return {str(k): _comparable(o) for k, o in v.items() if not isinstance(o, torch.Tensor)}
     if isinstance(v, partial): return [_comparable(o) for o in (v.func, v.args, v.keywords)]
     return f'{v.__module__}.{v.__qualname__}' if hasattr(v, '__qualname__') else type(v).__name__
 
@@ -123,8 +112,7 @@ def _attrs(m):
 def _idle(m):
     "Whether a module does nothing in evaluation."
     kind = type(m).__name__
-    if any(m.children()): return False
-    return kind in ('Identity', 'Sequential', 'StochasticDepth') or 'Drop' in kind
+    return not any(m.children()) and (kind in ('Identity', 'Sequential', 'StochasticDepth') or 'Drop' in kind)
 
 # %% ../../nbs/nets/03_describe.ipynb #check-tree
 def _check_same(path, a, b, other, twins=True):
@@ -226,8 +214,7 @@ def describe_net(
 ) -> dict: # For bundle.json: source, arch, args, head ...; or source 'opaque' and why
     "What it takes to make a live model again, proven by doing so."
     try:
-        if type(model) is not nn.Sequential or len(model) != 2:
-            raise UnsupportedError('it is not a body and a head')
+        if type(model) is not nn.Sequential or len(model) != 2: raise UnsupportedError('it is not a body and a head')
         check_own(model)
         net = describe_body(model[0], arch, args or {}) | dict(head=describe_head(model[1]))
         ours = rebuild(net, {k: v.cpu() for k, v in model.state_dict().items()})
@@ -235,7 +222,6 @@ def describe_net(
         check_body(live, net, ours.body, '0.' if live is model[0] else '0.model.')
         cfg = getattr(ours.body, 'default_cfg', {})
         usual = cfg['input_size'][-2:] if cfg.get('fixed_input_size') else (64, 64)
-        size = size or net['args'].get('img_size') or usual
-        check_ran(model, ours, net['args'].get('in_chans', 3), size)
+        check_ran(model, ours, net['args'].get('in_chans', 3), size or net['args'].get('img_size') or usual)
         return net
     except FastaiDeployError as e: return dict(source='opaque', why=one_line(e))

@@ -8,7 +8,6 @@ __all__ = ['head_layers', 'AdaptiveConcatPool2d', 'SigmoidRange', 'build_head', 
 # %% ../../nbs/nets/00_heads.ipynb #imports
 import torch
 from torch import nn
-
 from ..run.basics import UnsupportedError
 
 # %% ../../nbs/nets/00_heads.ipynb #layers
@@ -17,7 +16,6 @@ class AdaptiveConcatPool2d(nn.Module):
     def __init__(self, size=1):
         super().__init__()
         self.mp, self.ap = nn.AdaptiveMaxPool2d(size), nn.AdaptiveAvgPool2d(size)
-
     def forward(self, x): return torch.cat([self.mp(x), self.ap(x)], dim=1)
 
 # %% ../../nbs/nets/00_heads.ipynb #sigmoid-range
@@ -26,29 +24,18 @@ class SigmoidRange(nn.Module):
     def __init__(self, low, high):
         super().__init__()
         self.low, self.high = low, high
-
     def forward(self, x): return torch.sigmoid(x)*(self.high-self.low) + self.low
 
 # %% ../../nbs/nets/00_heads.ipynb #layer-table
 head_layers = dict( # name -> (class, attributes to read)
-    AdaptiveConcatPool2d = (AdaptiveConcatPool2d, 'size'),
-    AdaptiveAvgPool2d = (nn.AdaptiveAvgPool2d, 'output_size'),
-    AdaptiveMaxPool2d = (nn.AdaptiveMaxPool2d, 'output_size'),
-    Flatten = (nn.Flatten, ''),
-    Linear = (nn.Linear, 'in_features out_features bias'),
-    BatchNorm1d = (nn.BatchNorm1d, 'num_features eps momentum affine track_running_stats'),
-    LayerNorm = (nn.LayerNorm, 'normalized_shape eps elementwise_affine bias'),
-    Dropout = (nn.Dropout, 'p'),
-    ReLU = (nn.ReLU, ''),
-    GELU = (nn.GELU, 'approximate'),
-    SiLU = (nn.SiLU, ''),
-    Mish = (nn.Mish, ''),
-    LeakyReLU = (nn.LeakyReLU, 'negative_slope'),
-    Hardswish = (nn.Hardswish, ''),
-    Sigmoid = (nn.Sigmoid, ''),
-    Tanh = (nn.Tanh, ''),
-    Identity = (nn.Identity, ''),
-    SigmoidRange = (SigmoidRange, 'low high'))
+    AdaptiveConcatPool2d=(AdaptiveConcatPool2d, 'size'), AdaptiveAvgPool2d=(nn.AdaptiveAvgPool2d, 'output_size'),
+    AdaptiveMaxPool2d=(nn.AdaptiveMaxPool2d, 'output_size'), Flatten=(nn.Flatten, ''), Identity=(nn.Identity, ''),
+    Linear=(nn.Linear, 'in_features out_features bias'), Dropout=(nn.Dropout, 'p'),
+    BatchNorm1d=(nn.BatchNorm1d, 'num_features eps momentum affine track_running_stats'),
+    LayerNorm=(nn.LayerNorm, 'normalized_shape eps elementwise_affine bias'),
+    ReLU=(nn.ReLU, ''), SiLU=(nn.SiLU, ''), Mish=(nn.Mish, ''), Hardswish=(nn.Hardswish, ''), Tanh=(nn.Tanh, ''),
+    Sigmoid=(nn.Sigmoid, ''), GELU=(nn.GELU, 'approximate'), LeakyReLU=(nn.LeakyReLU, 'negative_slope'),
+    SigmoidRange=(SigmoidRange, 'low high'))
 
 # %% ../../nbs/nets/00_heads.ipynb #build-head
 def build_head(
@@ -127,9 +114,8 @@ def create_head(
     if len(ps) != n: raise ValueError(f'`ps` has {len(ps)} values for {n} linear layers')
     res, pairs = [], list(zip(sizes, sizes[1:]))
     if pool:
-        res.append(dict(layer='AdaptiveConcatPool2d', size=1) if concat_pool else
-                   dict(layer='AdaptiveAvgPool2d', output_size=1))
-        res.append(dict(layer='Flatten'))
+        res += [dict(layer='AdaptiveConcatPool2d', size=1) if concat_pool else
+                dict(layer='AdaptiveAvgPool2d', output_size=1), dict(layer='Flatten')]
     if lin_first:
         res.append(dict(layer='Dropout', p=ps.pop(0)))
         pairs, last = pairs[:-1], pairs[-1]

@@ -10,12 +10,10 @@ import json
 from collections import OrderedDict
 from copy import deepcopy
 from functools import partial
-
 import timm, torch
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
-
 from .heads import SigmoidRange, build_head, describe_head
 from ..run.basics import FastaiDeployError, UnsupportedError, one_line
 from .describe import check_body, check_own, check_ran, describe_body
@@ -49,9 +47,8 @@ def plain_copy(
     _check_hooks(model)
     memo = {id(t): t.detach().clone() for m in model.modules() for t in _stored(m) if not t.is_leaf}
     for hook in [*getattr(model, 'sfs', []), *(m.hook for _, m in _unet_blocks(model))]:
-        handle = hook.hook
-        gone = isinstance(handle, RemovableHandle) and handle.hooks_dict_ref() is None  # with its layer
-        if gone: memo[id(handle)] = RemovableHandle(OrderedDict())
+        if isinstance(handle := hook.hook, RemovableHandle) and handle.hooks_dict_ref() is None:  # gone with its layer
+            memo[id(handle)] = RemovableHandle(OrderedDict())
     res = deepcopy(model, memo)
     for m in res.modules():
         for name, o in m.named_children():
@@ -80,7 +77,6 @@ class _SelfAttention(nn.Module):
         super().__init__()
         self.query, self.key, self.value = [nn.Sequential(nn.Conv1d(n, c, 1, bias=False)) for c in (n//8, n//8, n)]
         self.gamma = nn.Parameter(torch.zeros(1))
-
     def forward(self, x):
         flat = x.flatten(2)
         q, k, v = self.query(flat), self.key(flat), self.value(flat)
@@ -105,7 +101,6 @@ class _UpBlock(nn.Module):
         self.conv2 = _conv_layer(out, out, 3, norm, act)
         self.relu = build_head(act)
         if attention: self.conv2.append(_SelfAttention(out))
-
     def forward(self, x, skip):
         x = torch.cat([_resize(self.shuf(x), skip), self.bn(skip)], dim=1)
         return self.conv2(self.conv1(self.relu(x)))
@@ -117,7 +112,6 @@ class _Cross(nn.Module):
         super().__init__()
         self.convpath = nn.Sequential(_conv_layer(n, n, 3, norm, act), _conv_layer(n, n, 3, norm))
         self.act = build_head(act)
-
     def forward(self, x): return self.act(self.convpath(x) + x)
 
 # %% ../../nbs/nets/04_unet.ipynb #unet
@@ -181,16 +175,14 @@ def _describe_decoder(model):
     cross = 'MergeLayer' in kinds
     known = ['BatchNorm2d', 'ReLU', 'Sequential', *['UnetBlock']*len(blocks), *['PixelShuffle_ICNR']*bool(ups),
              'ResizeToOrig', *['MergeLayer', 'ResBlock']*cross, 'ConvLayer', *['SigmoidRange']*bool(sigmoids)]
-    if kinds[1:-1] != known or kinds[-1] not in ('ToTensorBase', 'Identity'):
-        raise UnsupportedError(_strange)
-    mode = some('ResizeToOrig')[0].mode
-    if mode != 'nearest': raise UnsupportedError(f"its last resize is '{mode}', not 'nearest'")
+    if kinds[1:-1] != known or kinds[-1] not in ('ToTensorBase', 'Identity'): raise UnsupportedError(_strange)
+    if (mode := some('ResizeToOrig')[0].mode) != 'nearest':
+        raise UnsupportedError(f"its last resize is '{mode}', not 'nearest'")
     try:
         first, last = layers[3][0], some('ConvLayer')[0][0]
-        return dict(blocks=[_describe_block(o, layers[0]) for o in blocks],
-                    middle=first[0].in_channels, norm=_norm_of(first), act=_act_of(first),
-                    up=ups[0][0][0].in_channels if ups else None, last_cross=cross,
-                    last=last.in_channels, n_out=last.out_channels,
+        return dict(blocks=[_describe_block(o, layers[0]) for o in blocks], middle=first[0].in_channels,
+                    norm=_norm_of(first), act=_act_of(first), up=ups[0][0][0].in_channels if ups else None,
+                    last_cross=cross, last=last.in_channels, n_out=last.out_channels,
                     y_range=[float(o) for m in sigmoids for o in (m.low, m.high)] or None)
     except (AttributeError, LookupError, TypeError) as e: raise UnsupportedError(_strange) from e
 

@@ -7,7 +7,6 @@ __all__ = ['xresnet', 'is_xresnet', 'describe_xresnet']
 
 # %% ../../nbs/nets/01_xresnet.ipynb #imports
 from torch import nn
-
 from .heads import head_layers
 from ..run.basics import UnsupportedError
 
@@ -22,10 +21,8 @@ class _SqueezeExcite(nn.Module):
     "Weigh each channel by the means of all channels."
     def __init__(self, n, hidden, act):
         super().__init__()
-        self.layers = nn.Sequential(nn.AdaptiveAvgPool2d(1),
-                                    nn.Sequential(nn.Conv2d(n, hidden, 1), act()),
+        self.layers = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Sequential(nn.Conv2d(n, hidden, 1), act()),
                                     nn.Sequential(nn.Conv2d(hidden, n, 1), nn.Sigmoid()))
-
     def forward(self, x): return x*self.layers(x)
 
 # %% ../../nbs/nets/01_xresnet.ipynb #xresnet-block
@@ -44,7 +41,6 @@ class _ResBlock(nn.Module):
         if ni != nf: shortcut.append(_conv(ni, nf))
         self.convpath, self.idpath = nn.Sequential(*convs), nn.Sequential(*shortcut)
         self.act = act()
-
     def forward(self, x): return self.act(self.convpath(x) + self.idpath(x))
 
 # %% ../../nbs/nets/01_xresnet.ipynb #xresnet
@@ -63,8 +59,7 @@ def xresnet(
     for i, s in enumerate(stages):
         stage, stride = [], 2 if i else 1
         for _ in range(s['blocks']):
-            how = dict(groups=s.get('groups', 1), se=s.get('se'), act=act)
-            stage.append(_ResBlock(ni, s['out'], s['hidden'], stride, **how))
+            stage.append(_ResBlock(ni, s['out'], s['hidden'], stride, s.get('groups', 1), s.get('se'), act))
             ni, stride = s['out'], 1
         res.append(nn.Sequential(*stage))
     return nn.Sequential(*res)

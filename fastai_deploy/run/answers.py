@@ -7,10 +7,8 @@ __all__ = ['topk', 'number', 'Prediction', 'MultiLabel', 'Values', 'Points', 'Ma
 
 # %% ../../nbs/run/06_answers.ipynb #imports
 from typing import NamedTuple
-
 import numpy as np
 from PIL import Image
-
 from .basics import BundleError, UnsupportedError
 
 # %% ../../nbs/run/06_answers.ipynb #topk
@@ -45,27 +43,22 @@ class Prediction(_Triple):
         self = super().__new__(cls, label, index, probs)
         self.vocab = vocab
         return self
-
     @property
     def prob(self) -> float: # 0 to 1
         "How sure the net is of it."
         return float(self.probs[self.index])
-
     @property
     def decided(self) -> np.ndarray: # int [1]
         "What was decided: the class's place in the vocab."
         return np.array([self.index])
-
     def topk(self,
         k: int = 5, # How many
     ) -> list: # [(label, probability), …], best first
         "The `k` best classes with their probabilities."
         return topk(self.probs, self.vocab, k)
-
     def to_dict(self) -> dict: # Of JSON values
         "The answer as a program would like it."
         return dict(label=self.label, index=self.index, prob=number(self.prob))
-
     def __str__(self): return f'{self.label} {self.prob:.1%}'
     def __repr__(self): return f'Prediction({self.label!r}, {self.index}, {self.prob:.4f} of {len(self.probs)} classes)'
 
@@ -79,11 +72,9 @@ class MultiLabel(_Labels):
     "What a multi-label net answers: labels, which of the vocab they are, probs."
     vocab = ()  # class names, in output order
     topk, decided = Prediction.topk, _Labels.chosen
-
     def to_dict(self) -> dict: # Of JSON values
         "The answer as a program would like it."
         return dict(labels=self.labels, probs={n: number(p) for n, p in zip(self.vocab, self.probs)})
-
     def __str__(self):
         held = [f'{self.vocab[i]} {self.probs[i]:.1%}' for i in np.flatnonzero(self.chosen)]
         return ', '.join(held) or 'no label'
@@ -100,7 +91,6 @@ class Values(_Values):
     def to_dict(self) -> dict: # Of JSON values
         "The answer as a program would like it."
         return dict(values=[number(v) for v in self.decoded])
-
     def __str__(self): return ', '.join(f'{v:.4g}' for v in self.values)
 
 # %% ../../nbs/run/06_answers.ipynb #points
@@ -116,11 +106,9 @@ class Points(_Points):
         "The points in pixels of the image itself."
         if self.window is None: raise UnsupportedError('these points do not know the image that they belong to')
         return self.window().points((self.raw.reshape(-1, 2) + 1)/2)
-
     def to_dict(self) -> dict: # Of JSON values
         "The answer as a program would like it: in pixels of the image."
         return dict(points=[[number(v) for v in p] for p in self.original()])
-
     def __str__(self): return ' '.join(f'({x:.1f}, {y:.1f})' for x, y in self.original())
 
 # %% ../../nbs/run/06_answers.ipynb #mask
@@ -140,21 +128,17 @@ class Mask(_Mask):
         if self.window is None: raise UnsupportedError('this mask does not know the image that it belongs to')
         if outside < len(self.vocab): raise UnsupportedError(f'outside={outside} is a class of its own')
         return self.window().mask(self.mask, outside)
-
     def to_image(self) -> Image.Image: # Mode 'L', as large as what the net sees
         "An image to save, whose pixels are class numbers."
         return Image.fromarray(self.mask)
-
     def shares(self) -> dict: # Name → share, largest first; classes that are not there are left out
         "How much of what the net sees each class covers."
         counts = np.bincount(self.mask.ravel(), minlength=len(self.vocab))/self.mask.size
         return {self.vocab[i]: float(counts[i]) for i in np.argsort(-counts, kind='stable') if counts[i]}
-
     def to_dict(self) -> dict: # Of JSON values
         "The answer as a program would like it; `to_image` has the pixels."
         height, width = self.mask.shape
         return dict(height=height, width=width, shares=self.shares())
-
     def __str__(self): return ', '.join(f'{n} {s:.1%}' for n, s in self.shares().items())
 
 # %% ../../nbs/run/06_answers.ipynb #picture
@@ -169,11 +153,9 @@ class Picture(_Picture):
     def to_image(self) -> Image.Image: # Mode 'RGB' or 'L'
         "An image to save."
         return Image.fromarray(self.picture)
-
     def to_dict(self) -> dict: # Of JSON values
         "The answer as a program would like it; `to_image` has the pixels."
         return dict(height=self.picture.shape[0], width=self.picture.shape[1])
-
     def __str__(self): return f'an image of {self.picture.shape[1]}x{self.picture.shape[0]}'
 
 # %% ../../nbs/run/06_answers.ipynb #levels

@@ -8,9 +8,7 @@ __all__ = ['OPS', 'register_op', 'find_op', 'custom', 'registered_op']
 # %% ../../nbs/run/03_custom_ops.ipynb #imports
 import inspect, json
 from importlib import import_module, metadata
-
 from PIL import Image
-
 from .basics import BundleError, ImageError, UnsupportedError
 
 # %% ../../nbs/run/03_custom_ops.ipynb #register
@@ -65,10 +63,8 @@ def registered_op(
     transform, # A live fastai transform
 ) -> dict|None: # Its op in a spec; None if its class was not registered
     "A transform of the user's own, written down."
-    cls = type(transform)
-    name = _transforms.get(f'{cls.__module__}.{cls.__qualname__}')
-    if name is None: return None
-    args = {}
+    cls, args = type(transform), {}
+    if (name := _transforms.get(f'{cls.__module__}.{cls.__qualname__}')) is None: return None
     for p in list(inspect.signature(OPS[name]).parameters)[1:]:
         if not hasattr(transform, p): raise UnsupportedError(f'op {name!r}: {cls.__name__} has no attribute {p!r}')
         args[p] = getattr(transform, p)

@@ -7,9 +7,7 @@ __all__ = ['valid_crop', 'steps', 'Window', 'window']
 
 # %% ../../nbs/run/05_geometry.ipynb #imports
 from dataclasses import dataclass
-
 import numpy as np
-
 from .basics import UnsupportedError, patch
 from .item_tfms import ratio_size, resize_box, rrc_size
 
@@ -20,8 +18,7 @@ def valid_crop(
     valid_scale=1.    # sides of the crop, in relation to the largest allowed
 ) -> tuple: # (top, left, height, width), in pixels
     "The crop that `RandomResizedCropGPU` takes at validation."
-    h, w = size
-    ch, cw = h, w
+    (h, w), (ch, cw) = size, size
     if   w/h < ratio[0]: ch = int(w/ratio[0])
     elif w/h > ratio[1]: cw = int(h*ratio[1])
     ch, cw = int(ch*valid_scale), int(cw*valid_scale)

@@ -9,10 +9,8 @@ __all__ = ['golden_entry', 'Golden', 'golden_traces', 'open_golden', 'read_golde
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from operator import attrgetter
-
 import numpy as np
 from PIL import Image
-
 from .bundle import Bundle
 from .basics import BundleError
 from .image import open_image
@@ -23,10 +21,7 @@ from .tasks import TASKS
 
 # %% ../../nbs/run/14_goldens.ipynb #entry
 def _floats(a: np.ndarray) -> list: return [number(v) for v in a.ravel()]
-
-def _brief(a: np.ndarray) -> list:
-    "A row of numbers as it is; a sample of anything larger."
-    return _floats(a if a.ndim == 1 else sample(a))
+def _brief(a: np.ndarray) -> list: return _floats(a if a.ndim == 1 else sample(a))
 
 def golden_entry(
     t: Trace,           # fastai's trace of an image
@@ -44,7 +39,6 @@ class Golden:
     "An image in the bundle, and what fastai answered."
     image: Image.Image # as opened: the input mode, any size
     trace: Trace       # what fastai made of it: digests, samples and the answer
-
     name = property(attrgetter('trace.name'))       # 'golden 0', or 'drawn: tall' for one that every bundle has
     drawn = property(attrgetter('trace.drawn'))     # whether it was drawn, and shows nothing
     label = property(attrgetter('trace.label'))     # what `learn.predict` named, in words; empty where nothing is

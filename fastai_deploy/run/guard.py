@@ -8,9 +8,7 @@ __all__ = ['FIELDS', 'NAME', 'DEPTH', 'ELEMENTS', 'READ', 'OPSET', 'OPERATORS', 
 # %% ../../nbs/run/12_guard.ipynb #imports
 import math
 from functools import reduce
-
 import numpy as np
-
 from .basics import BundleError, patch, plain
 
 # %% ../../nbs/run/12_guard.ipynb #varint
@@ -49,16 +47,14 @@ def _fields(data, i: int, end: int):
 
 # %% ../../nbs/run/12_guard.ipynb #messages
 _PROTO = '''
-model: 1 ir_version int, 2 producer_name text, 3 producer_version text, 4 domain text,
-    5 model_version int, 6 doc_string blob, 7 graph graph, 8 opset_import *opset,
-    14 metadata_props *entry, 25 functions *function
+model: 1 ir_version int, 2 producer_name text, 3 producer_version text, 4 domain text, 5 model_version int,
+    6 doc_string blob, 7 graph graph, 8 opset_import *opset, 14 metadata_props *entry, 25 functions *function
 opset: 1 domain text, 2 version int
 entry: 1 key text, 2 value blob
 graph: 1 node *node, 2 name text, 5 initializer *tensor, 10 doc_string blob, 11 input *value,
     12 output *value, 13 value_info *value, 16 metadata_props *entry
-function: 1 name text, 4 input *text, 5 output *text, 6 attribute *text, 7 node *node,
-    8 doc_string blob, 9 opset_import *opset, 10 domain text, 11 attribute_proto *attribute,
-    12 value_info *value, 14 metadata_props *entry
+function: 1 name text, 4 input *text, 5 output *text, 6 attribute *text, 7 node *node, 8 doc_string blob,
+    9 opset_import *opset, 10 domain text, 11 attribute_proto *attribute, 12 value_info *value, 14 metadata_props *entry
 node: 1 input *text, 2 output *text, 3 name text, 4 op_type text, 5 attribute *attribute,
     6 doc_string blob, 7 domain text, 9 metadata_props *entry
 attribute: 1 name text, 2 f float, 3 i int, 4 s blob, 5 t tensor, 6 g graph, 7 floats *float,
@@ -93,7 +89,6 @@ DEPTH = 30        # of messages in messages
 class _Reader:
     "Reads the messages of an ONNX file."
     def __init__(self, data: bytes): self.data, self.left = data, FIELDS
-
     def message(self, i: int, end: int, kind: str, depth: int = 0, into: dict = None) -> dict:
         "Field name -> value, or list of values; numbers that may be many are spans."
         res, schema = {} if into is None else into, _MESSAGES[kind]
@@ -157,9 +152,8 @@ def _declared(dims: list, what: str) -> int:
     return n
 
 # %% ../../nbs/run/12_guard.ipynb #tensor
-_TYPES = {1: 'f4', 2: 'u1', 3: 'i1', 4: 'u2', 5: 'i2', 6: 'i4', 7: 'i8', 9: '?', 10: 'f2', 11: 'f8',
-          12: 'u4', 13: 'u8'}                     # no text, no complex numbers
-_TYPES = {k: np.dtype(f'<{o}') for k, o in _TYPES.items()}
+_TYPES = {1: 'f4', 2: 'u1', 3: 'i1', 4: 'u2', 5: 'i2', 6: 'i4', 7: 'i8', 9: '?', 10: 'f2', 11: 'f8', 12: 'u4', 13: 'u8'}
+_TYPES = {k: np.dtype(f'<{o}') for k, o in _TYPES.items()}  # no text, no complex numbers
 _FLOATS = dict(float_data=4, double_data=8)       # field -> bytes of a number
 _INTS = 'int32_data', 'int64_data', 'uint64_data' # fields whose numbers vary in length
 READ = 1024  # elements of a tensor that is read
@@ -185,26 +179,24 @@ def _tensor(r: _Reader, t: dict) -> np.ndarray: # Flat; None if it is large
 # %% ../../nbs/run/12_guard.ipynb #ops
 OPSET = 18  # that our exporters write
 OPERATORS = frozenset('''
-Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization BitShift
-BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast CastLike Ceil Celu Clip Col2Im Compress Concat Constant
-ConstantOfShape Conv ConvTranspose Cos Cosh CumSum DFT DepthToSpace DequantizeLinear Det Div Dropout
-Einsum Elu Equal Erf Exp Expand EyeLike Flatten Floor GRU Gather GatherElements GatherND Gemm
-GlobalAveragePool GlobalMaxPool Greater GreaterOrEqual GridSample GroupNormalization HardSigmoid HardSwish
-Identity If InstanceNormalization IsInf IsNaN LSTM LayerNormalization LeakyRelu Less LessOrEqual Log
-LogSoftmax MatMul MatMulInteger Max MaxPool Min Mish Mod Mul Neg NonZero Not Or PRelu Pad Pow
-QuantizeLinear RNN Range Reciprocal ReduceL1 ReduceL2 ReduceLogSumExp ReduceMax ReduceMean ReduceMin
-ReduceProd ReduceSum Relu Reshape Resize Round ScatterElements ScatterND Selu Shape Sigmoid Sign Sin Sinh
-Size Slice Softmax Softplus Softsign Split Sqrt Squeeze Sub Tan Tanh ThresholdedRelu Tile TopK Transpose
-Trilu Unique Unsqueeze Where Xor
+Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization BitShift BitwiseAnd
+BitwiseNot BitwiseOr BitwiseXor Cast CastLike Ceil Celu Clip Col2Im Compress Concat Constant ConstantOfShape Conv
+ConvTranspose Cos Cosh CumSum DFT DepthToSpace DequantizeLinear Det Div Dropout Einsum Elu Equal Erf Exp Expand
+EyeLike Flatten Floor GRU Gather GatherElements GatherND Gemm GlobalAveragePool GlobalMaxPool Greater GreaterOrEqual
+GridSample GroupNormalization HardSigmoid HardSwish Identity If InstanceNormalization IsInf IsNaN LSTM
+LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax MatMul MatMulInteger Max MaxPool Min Mish Mod Mul Neg
+NonZero Not Or PRelu Pad Pow QuantizeLinear RNN Range Reciprocal ReduceL1 ReduceL2 ReduceLogSumExp ReduceMax
+ReduceMean ReduceMin ReduceProd ReduceSum Relu Reshape Resize Round ScatterElements ScatterND Selu Shape Sigmoid
+Sign Sin Sinh Size Slice Softmax Softplus Softsign Split Sqrt Squeeze Sub Tan Tanh ThresholdedRelu Tile TopK
+Transpose Trilu Unique Unsqueeze Where Xor
 '''.split())
 
 # %% ../../nbs/run/12_guard.ipynb #ranges
 _AXIS, _NONE = (-16, 15), (1, 0)  # (smallest, largest)
 _INT32 = -2**31, 2**31-1
-_RANGES = dict(kernel_shape=(1, 1024), strides=(1, 1024), dilations=(1, 1024), pads=(0, 256),
-               output_padding=(0, 256), group=(1, 2**16), blocksize=(1, 64), axis=_AXIS, axes=_AXIS,
-               perm=(0, 15), batch_dims=(0, 15), num_outputs=(1, 2**12), hidden_size=(1, 2**14),
-               output_shape=_NONE)
+_RANGES = dict(kernel_shape=(1, 1024), strides=(1, 1024), dilations=(1, 1024), pads=(0, 256), output_padding=(0, 256),
+               group=(1, 2**16), blocksize=(1, 64), axis=_AXIS, axes=_AXIS, perm=(0, 15), batch_dims=(0, 15),
+               num_outputs=(1, 2**12), hidden_size=(1, 2**14), output_shape=_NONE)
 _UP_STRIDES = 1, 64  # of a ConvTranspose, which they make larger
 
 def _check_range(op: str, name: str, value) -> None:
@@ -216,6 +208,7 @@ def _check_range(op: str, name: str, value) -> None:
 
 # %% ../../nbs/run/12_guard.ipynb #fold
 def _first(x, *_): return x
+
 _FOLDS = dict(Add=np.add, Sub=np.subtract, Mul=np.multiply, Div=np.floor_divide, Neg=np.negative, Abs=np.abs,
               Max=lambda *xs: reduce(np.maximum, xs), Min=lambda *xs: reduce(np.minimum, xs),
               Concat=lambda *xs: np.concatenate(xs), Gather=lambda x, i: x[i],
@@ -243,12 +236,9 @@ def _elements(op: str, xs: list) -> float: # 1 where nothing is known
         start, limit, delta = (float(o.ravel()[0]) for o in xs)
         return abs(limit - start)/abs(delta) if delta else math.inf
     if op == 'Resize':
-        scales, sizes = x(2), x(3)
-        if scales is not None and scales.size and not scales.max() <= _SCALE: return math.inf
-        return times(sizes)
-    if op == 'Pad':
-        pads = x(1)
-        return 1. if pads is None or abs(pads.astype(float)).max(initial=0) <= _PAD else math.inf
+        large = (scales := x(2)) is not None and scales.size and not scales.max() <= _SCALE
+        return math.inf if large else times(x(3))
+    if op == 'Pad': return 1. if x(1) is None or abs(x(1).astype(float)).max(initial=0) <= _PAD else math.inf
     return abs(times(x(_SIZES[op]))) if op in _SIZES else 1.
 
 # %% ../../nbs/run/12_guard.ipynb #walk
@@ -267,26 +257,21 @@ class _Walk:
             if o.get('domain', '') in _STANDARD and o.get('version') != OPSET:
                 raise _Refused(f'opset {o.get("version")}, not {OPSET}')
         if len(self.functions) < len(fs): raise _Refused('a function that stands there twice')
-        own = [n for d, n in self.functions if d in _STANDARD]
-        if own: raise _Refused(f'a function instead of {own[0]}')
+        if own := [n for d, n in self.functions if d in _STANDARD]: raise _Refused(f'a function instead of {own[0]}')
 
 # %% ../../nbs/run/12_guard.ipynb #operator
 @patch
-def operator(self: _Walk, op: str, own: dict, xs: list, outs: list, env: dict, attrs: dict,
-             level: int) -> np.ndarray: # Flat, or None
-    "The constant that an operator makes, if it is allowed."
+def operator(self: _Walk, op: str, own: dict, xs: list, outs: list, env: dict, attrs: dict, level: int):
+    "The flat constant that an operator makes, if it is allowed."
     if op not in OPERATORS: raise _Refused(f'operator {op}')
     for k, v in own.items():
         if isinstance(v, dict):
             if op != 'If': raise _Refused(f'{op} with a graph')
             self.body(v, env, attrs, level + 1)
         elif op != 'Constant': _check_range(op, k, v)
-    if op in ('Div', 'Mod') and len(xs) == 2:
-        by = xs[1]
-        if by is not None and by.dtype.kind in 'iu' and not by.all():
-            raise _Refused(f'{op} of whole numbers by zero')
-    n = _elements(op, xs)
-    self.elements += n
+    by = xs[1] if op in ('Div', 'Mod') and len(xs) == 2 else None
+    if by is not None and by.dtype.kind in 'iu' and not by.all(): raise _Refused(f'{op} of whole numbers by zero')
+    self.elements += (n := _elements(op, xs))
     if not self.elements <= ELEMENTS: raise _Refused(f'{op} to {n:.3g} elements')
     if op == 'Split' and own.get('num_outputs', len(outs)) != len(outs):
         raise _Refused('Split with another num_outputs than outputs')
@@ -369,8 +354,7 @@ def body(self: _Walk, g: dict, env: dict, attrs: dict, level: int) -> None:
 def walk(self: _Walk) -> _Walk: # itself
     "The whole model; every function in it is called."
     self.body(self.m.get('graph', {}), {}, {}, 0)
-    if extra := self.functions.keys() - self.called:
-        raise _Refused(f'function {min(extra)[1]} is never called')
+    if extra := self.functions.keys() - self.called: raise _Refused(f'function {min(extra)[1]} is never called')
     return self
 
 # %% ../../nbs/run/12_guard.ipynb #check

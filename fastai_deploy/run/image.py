@@ -7,11 +7,9 @@ __all__ = ['MAX_PIXELS', 'FORMATS', 'MAX_SCANS', 'check_open_args', 'open_image'
 
 # %% ../../nbs/run/02_image.ipynb #imports
 import io, os, re, struct, threading
-
 import numpy as np
 from PIL import Image, ImageFile
-
-from .basics import ImageError, UnsupportedError
+from .basics import ImageError, UnsupportedError, one_line
 
 # %% ../../nbs/run/02_image.ipynb #convert
 _ORIENTATION = 274  # the tag in EXIF
@@ -22,9 +20,7 @@ _TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: 
 def _convert(im, mode, exif):
     "A new image: `im` in `mode`, turned upright first if `exif`, with nothing but pixels."
     im.load()
-    if exif:
-        turn = _TURNS.get(im.getexif().get(_ORIENTATION))
-        if turn is not None: im = im.transpose(turn)
+    if exif and (turn := _TURNS.get(im.getexif().get(_ORIENTATION))) is not None: im = im.transpose(turn)
     if 'transparency' in im.info and mode != 'RGBA':  # Pillow would warn, and make the same
         im = im.copy()
         del im.info['transparency']
@@ -65,17 +61,8 @@ def _plugins():
             seen.add(name)
             yield (name, *Image.OPEN[name])
 
-# %% ../../nbs/run/02_image.ipynb #formats
-FORMATS = 'JPEG', 'PNG', 'GIF', 'WEBP', 'BMP', 'TIFF', 'PPM'  # opened if no more are asked for; MPO is a kind of JPEG
-
 # %% ../../nbs/run/02_image.ipynb #identify
-def _unknown(formats, others, notes):
-    "What to say of a file that none of `formats` is; `others` claim it, `notes` is what was found."
-    note = f' ({notes[0]})' if notes else ''
-    if formats is None: return f'not an image that Pillow can read{note}'
-    if others and not notes:
-        return f"{' or '.join(others)}, opened only if asked: formats=(*FORMATS, '{others[0]}') or formats=None (all)"
-    return f"not an image that Pillow can read as {', '.join(formats)}{note or '; formats=None tries all'}"
+FORMATS = 'JPEG', 'PNG', 'GIF', 'WEBP', 'BMP', 'TIFF', 'PPM'  # opened if no more are asked for; MPO is a kind of JPEG
 
 def _identify(f, formats=None, look=lambda name: None, at=0):
     "The image at byte `at` of file `f`, its header read after `look`: `Image.open` without a global limit."
@@ -96,7 +83,12 @@ def _identify(f, formats=None, look=lambda name: None, at=0):
         except SyntaxError as e:
             if accept: notes.append(f'{name}: {e}')
         except (IndexError, TypeError, struct.error): pass
-    raise ImageError(_unknown(formats, others, notes))
+    if others and not notes:
+        raise ImageError(f"{' or '.join(others)}, opened only if asked: formats=(*FORMATS, '{others[0]}') "
+                         'or formats=None (all)')
+    note = f' ({notes[0]})' if notes else ''
+    if formats is not None: note = f" as {', '.join(formats)}{note or '; formats=None tries all'}"
+    raise ImageError(f'not an image that Pillow can read{note}')
 
 # %% ../../nbs/run/02_image.ipynb #pieces
 _HEADER_READS = 10_000     # a comment of a megabyte takes 8,000
@@ -108,9 +100,7 @@ class _Counted:
     def __init__(self, f, left=_HEADER_READS):
         self.f, self.left = f, left
         self.seek, self.tell = f.seek, f.tell
-
     def __getattr__(self, name): return getattr(self.f, name)
-
     def read(self, *args):
         self.left -= 1
         if self.left < 0: raise ImageError('far too many small pieces: chunks, blocks or comments')
@@ -193,11 +183,6 @@ def _check_tags(f):
         if len(todo) > _MAX_LISTS: raise ImageError('tags within tags within tags')
 
 # %% ../../nbs/run/02_image.ipynb #check-jpeg
-def _exif_block(info):
-    "The EXIF block in the `info` of an image, empty if there is none."
-    if 'exif' in info: return info['exif']
-    return bytes.fromhex(''.join(info.get('Raw profile type exif', '').split('\n')[3:]))  # as a PNG may have it
-
 def _check_exif(blob):
     "`_check_tags` of the EXIF block `blob`."
     blob = re.sub(rb'\A(Exif\0\0)+', b'', blob)
@@ -235,24 +220,20 @@ def _check_slow(im):
 # %% ../../nbs/run/02_image.ipynb #inside
 _MAX_ICONS = 1000  # in one file
 
-def _icons(f):
-    "Where the images in icon file `f` begin, and nothing for another file."
+def _check_icons(f, max_pixels):
+    "`_check_size` for the images inside, if file `f` is an icon."
     f.seek(0)
-    head, at, res = f.read(8), 8, {}
+    head, at, inside = f.read(8), 8, {}  # what is inside -> where it begins
     if head[:4] == b'\0\0\1\0':  # Windows: entries of 16 bytes, the last four of them the place
         n = head[4]+256*head[5]
         if n > _MAX_ICONS: raise ImageError(f'an icon with {n} images inside')
         f.seek(6)
-        res = {o: int.from_bytes(o[12:], 'little') for o in (f.read(16) for _ in range(n))}
+        inside = {o: int.from_bytes(o[12:], 'little') for o in (f.read(16) for _ in range(n))}
     while head[:4] == b'icns' and len(b := f.read(8)) == 8:  # Mac: one after the other, each with its length
-        res[b[:4]] = at+8
+        inside[b[:4]] = at+8
         at += max(8, int.from_bytes(b[4:], 'big'))
         f.seek(at)
-    return set(res.values())
-
-def _check_icons(f, max_pixels):
-    "`_check_size` for the images inside, if file `f` is an icon."
-    for at in _icons(f):
+    for at in set(inside.values()):
         try: im = _identify(f, at=at)
         except ImageError: continue  # Pillow will say so, or it is one of the raw formats
         if im.format in ('PNG', 'DIB', 'JPEG2000'): _check_size(im.size, max_pixels)
@@ -261,12 +242,10 @@ def _check_icons(f, max_pixels):
 class _Strict:
     "While anybody is in here, Pillow refuses cut-off files, whatever the process-wide switch says."
     def __init__(self): self.lock, self.inside, self.was = threading.Lock(), 0, False
-
     def __enter__(self):
         with self.lock:
             if not self.inside: self.was, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
             self.inside += 1
-
     def __exit__(self, *args):
         with self.lock:
             self.inside -= 1
@@ -277,10 +256,6 @@ _strict = _Strict()
 # %% ../../nbs/run/02_image.ipynb #decode
 _TILE = 322, 323  # tags of a TIFF: width and height of a tile
 
-def _say(e):
-    "What exception `e` says, in one line that is not too long."
-    return (' '.join(str(e).split()) or type(e).__name__)[:300]
-
 def _decode(im, mode, exif, max_pixels):
     "`_convert` for an image whose pixels may not be read yet."
     _check_size(im.size, max_pixels)
@@ -290,11 +265,13 @@ def _decode(im, mode, exif, max_pixels):
         if im.format == 'ICNS' and im.fp: _check_icons(im.fp, max_pixels)
         with _strict:
             im.load()
-            if exif: _check_exif(_exif_block(im.info))
+            if exif and 'exif' in im.info: _check_exif(im.info['exif'])
+            elif exif:  # a PNG may have it as text
+                _check_exif(bytes.fromhex(''.join(im.info.get('Raw profile type exif', '').split('\n')[3:])))
             im = _convert(im, mode, exif)
     except ImageError: raise
     except MemoryError as e: raise ImageError(f'{im.size[0]} x {im.size[1]} does not fit into memory') from e
-    except Exception as e: raise ImageError(f'truncated or damaged: {_say(e)}') from e
+    except Exception as e: raise ImageError(f'truncated or damaged: {one_line(e)}') from e
     _check_size(im.size, max_pixels)
     return im
 
@@ -310,7 +287,7 @@ def _from_file(f, formats, mode, exif, max_pixels):
         if name in ('WEBP', 'AVIF') and f.seek(0, 2) > _MAX_BYTES: raise ImageError(f'more than {_MAX_BYTES} bytes')
     try: im = _identify(f, formats, check)
     except ImageError: raise
-    except Exception as e: raise ImageError(f'truncated or damaged: {_say(e)}') from e
+    except Exception as e: raise ImageError(f'truncated or damaged: {one_line(e)}') from e
     f.left = _SLOW_READS if im.format in ('BMP', 'DIB', 'PPM') else _PIXEL_READS
     return _decode(im, mode, exif, max_pixels)
 
@@ -319,7 +296,7 @@ def _from_path(path, *args):
     if os.path.isdir(path): raise ImageError('a directory, not an image')
     try: f = open(path, 'rb')
     except FileNotFoundError as e: raise ImageError('no such file') from e
-    except OSError as e: raise ImageError(f'cannot be opened: {e.strerror or _say(e)}') from e
+    except OSError as e: raise ImageError(f'cannot be opened: {e.strerror or one_line(e)}') from e
     with f: return _from_file(f, *args)
 
 # %% ../../nbs/run/02_image.ipynb #check-args
@@ -359,10 +336,9 @@ def open_image(
     formats: tuple|None = FORMATS, # Pillow's names of the formats of files to open; None: all that it knows, but EPS
 ) -> Image.Image: # A new PIL image in `mode`: the bytes of fastai's `PILImage.create(path)`
     "Open image `x` as fastai opens a file, or raise an `ImageError` that says why not."
-    max_pixels = check_open_args(mode, max_pixels, formats)
-    args = mode, exif, max_pixels
+    args = mode, exif, check_open_args(mode, max_pixels, formats)
     try:
-        if isinstance(x, np.ndarray): return _convert(_from_array(x, mode, max_pixels), mode, False)
+        if isinstance(x, np.ndarray): return _convert(_from_array(x, mode, args[-1]), mode, False)
         if isinstance(x, Image.Image):
             if x.format in ('JPEG', 'MPO') and x.fp: _check_jpeg(x.fp)
             return _decode(x, *args)
@@ -371,4 +347,4 @@ def open_image(
         if hasattr(x, 'read'): return _from_file(x, formats, *args)
         raise ImageError('not a path, bytes, binary file, PIL image or uint8 array')
     except ImageError as e: raise ImageError(f'{_name(x)}: {e}') from e.__cause__
-    except Exception as e: raise ImageError(f'{_name(x)}: {_say(e)}') from e
+    except Exception as e: raise ImageError(f'{_name(x)}: {one_line(e)}') from e

@@ -10,11 +10,9 @@ __all__ = ['PAD_MODES', 'MAX_STEP', 'ORDERS', 'RESAMPLES', 'ITEM_OPS', 'crop_pad
 # %% ../../nbs/run/04_item_tfms.ipynb #imports
 import math
 from functools import lru_cache
-
 import numpy as np
 import PIL
 from PIL import Image
-
 from .basics import BundleError, ImageError, UnsupportedError
 from .custom_ops import custom, find_op
 from .schema import spec_schema, validate
@@ -29,9 +27,8 @@ def _pad(img, left, top, right, bottom, pad_mode):
         out = Image.new(img.mode, (left+w+right, top+h+bottom))
         out.paste(img, (left, top))
         return out
-    a = np.asarray(img)
-    more = ((top, bottom), (left, right), (0, 0))[:a.ndim]
-    return Image.fromarray(np.pad(a, more, PAD_MODES[pad_mode]))
+    a, more = np.asarray(img), ((top, bottom), (left, right), (0, 0))
+    return Image.fromarray(np.pad(a, more[:a.ndim], PAD_MODES[pad_mode]))
 
 # %% ../../nbs/run/04_item_tfms.ipynb #check-step
 MAX_STEP = 200_000_000  # pixels of an image on the way: about 0.8 GB

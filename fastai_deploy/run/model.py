@@ -9,11 +9,9 @@ __all__ = ['LONGEST_SIDE', 'Model', 'show_progress']
 import os, sys
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-
 import numpy as np
 import onnxruntime as ort
 from PIL import Image
-
 from .answers import Prediction
 from .basics import BundleError, FastaiDeployError, ImageError, patch
 from .bundle import Bundle, vocab_text
@@ -69,15 +67,12 @@ class Model:
         shape = ' x '.join(str(o or 'any') for o in self.spec.output.shape)
         what = f'{len(self.vocab)} classes' if self.vocab else shape
         return f'Model({self.path.name}: {self.spec.input.mode} {size} → {self.spec.task}, {what})'
-
     def goldens(self) -> list: # `Golden`s
         "The images that travel in the bundle, with fastai's answers."
         return read_goldens(self.bundle)
 
 # %% ../../nbs/run/16_model.ipynb #check-size
-def _name(x) -> str:
-    "How an input is called in an error."
-    return f'{x}: ' if isinstance(x, (str, os.PathLike)) else ''
+def _name(x) -> str: return f'{x}: ' if isinstance(x, (str, os.PathLike)) else ''
 
 def _check_size(spec, size, x) -> None:
     "Refuse what the item transforms did not bring to a size that the net takes."
@@ -97,12 +92,6 @@ def _size_after(ops, size):
 
 LONGEST_SIDE = 65_535  # of an image for pixels.onnx, whose tables grow with it; no JPEG has a longer one
 
-def _raw(spec, img, x) -> np.ndarray:
-    "What pixels.onnx takes."
-    if max(img.size) > LONGEST_SIDE: raise ImageError(f'{_name(x)}a side of more than {LONGEST_SIDE} pixels')
-    _check_size(spec, _size_after(spec.item, img.size[::-1]), x)
-    return np.asarray(img.convert('RGB'))
-
 # %% ../../nbs/run/16_model.ipynb #prepare
 @patch
 def open(self: Model,
@@ -118,11 +107,15 @@ def open(self: Model,
 def _prepared(self: Model, x, exif: bool) -> tuple:
     "Image `x` after the item transforms, and its (height, width) as opened."
     spec, img = self.spec, self.open(x, exif)
-    if self.engine == 'pixels': return _raw(spec, img, x), img.size[::-1]
+    size = img.size[::-1]
+    if self.engine == 'pixels':
+        if max(size) > LONGEST_SIDE: raise ImageError(f'{_name(x)}a side of more than {LONGEST_SIDE} pixels')
+        _check_size(spec, _size_after(spec.item, size), x)
+        return np.asarray(img.convert('RGB')), size
     try: a = to_array(apply_item(spec.item, img))
     except ImageError as e: raise ImageError(f'{_name(x)}{e}') from e
     _check_size(spec, a.shape[1:], x)
-    return a, img.size[::-1]
+    return a, size
 
 @patch
 def prepare(self: Model,

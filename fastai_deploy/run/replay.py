@@ -7,7 +7,6 @@ __all__ = ['doubt', 'Tracer', 'parity_of', 'held', 'replay']
 
 # %% ../../nbs/run/17_replay.ipynb #imports
 import numpy as np
-
 from .basics import ParityError
 from .goldens import golden_traces
 from .model import Model

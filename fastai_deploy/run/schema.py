@@ -9,15 +9,13 @@ __all__ = ['MAX_DEPTH', 'spec_schema', 'op_names', 'validate', 'read_json']
 import json, math, re
 from functools import lru_cache
 from importlib import resources
-
 from .basics import BundleError
 
 # %% ../../nbs/run/01_schema.ipynb #schema
 @lru_cache(maxsize=1)
 def spec_schema() -> dict: # The JSON Schema of `bundle.json`
     "The rules of `bundle.json`, from the package's `bundle.schema.json`."
-    text = (resources.files('fastai_deploy')/'bundle.schema.json').read_text(encoding='utf-8')
-    return json.loads(text)
+    return json.loads((resources.files('fastai_deploy')/'bundle.schema.json').read_text(encoding='utf-8'))
 
 # %% ../../nbs/run/01_schema.ipynb #op-names
 def op_names(
@@ -33,9 +31,7 @@ def _is(x, typ: str) -> bool:
     "Whether JSON value `x` has the schema's type `typ` (a boolean is no number)."
     return isinstance(x, _types[typ]) and (typ == 'boolean' or not isinstance(x, bool))
 
-def _short(x) -> str:
-    "A value as a few words of an error."
-    return s if len(s := repr(x)) <= 60 else f'{s[:57]}…'
+def _short(x) -> str: return s if len(s := repr(x)) <= 60 else f'{s[:57]}…'
 
 def _fault(x, s: dict) -> str|None:
     "What is wrong with `x` itself by schema `s`, if anything."
@@ -45,8 +41,7 @@ def _fault(x, s: dict) -> str|None:
     if 'type' in s and not _is(x, s['type']): return f"must be of type {s['type']}, not {type(x).__name__}"
     if 'minimum' in s and x < s['minimum']: return f"must be at least {s['minimum']}, not {x}"
     if 'maximum' in s and x > s['maximum']: return f"must be at most {s['maximum']}, not {x}"
-    if 'pattern' in s and not re.fullmatch(s['pattern'], x):
-        return f"has a form that is not allowed: {_short(x)}"
+    if 'pattern' in s and not re.fullmatch(s['pattern'], x): return f"has a form that is not allowed: {_short(x)}"
     if 'minItems' in s and len(x) < s['minItems']: return f"needs {s['minItems']} values, not {len(x)}"
     if 'maxItems' in s and len(x) > s['maxItems']: return f"takes {s['maxItems']} values, not {len(x)}"
 
@@ -90,9 +85,7 @@ def validate(
             elif others is not True: validate(v, others, f'{where}: {_short(k)}')
 
 # %% ../../nbs/run/01_schema.ipynb #hooks
-def _no_constant(name):
-    "NaN and Infinity."
-    raise ValueError(f'{name} is no JSON number')
+def _no_constant(name): raise ValueError(f'{name} is no JSON number')  # NaN and Infinity
 
 def _int(s: str) -> int:
     "A whole number that every language can hold."

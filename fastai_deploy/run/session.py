@@ -7,7 +7,6 @@ __all__ = ['make_session', 'tap']
 
 # %% ../../nbs/run/15_session.ipynb #imports
 import onnxruntime as ort
-
 from .basics import BundleError, FastaiDeployError
 
 # %% ../../nbs/run/15_session.ipynb #session
@@ -37,14 +36,11 @@ def make_session(
         raise BundleError(f'the model cannot be run by onnxruntime {ort.__version__}: {str(e).splitlines()[0]}') from e
 
 # %% ../../nbs/run/15_session.ipynb #tap
-def _field(number: int, content: bytes) -> bytes:
-    "Field `number` of a protobuf message, of up to 127 bytes."
-    return bytes([number<<3 | 2, len(content)]) + content
-
 def tap(
     model: bytes, # An ONNX file
     *names: str,  # Names of tensors inside its graph
 ) -> bytes: # The same model, with those tensors as further outputs
     "Make inner tensors of an ONNX model visible, without the onnx package."
-    outputs = [_field(12, _field(1, n.encode())) for n in names]  # GraphProto.output: ValueInfoProto.name
-    return model + b''.join(_field(7, o) for o in outputs)        # ModelProto.graph
+    def field(number, content): return bytes([number<<3 | 2, len(content)]) + content  # of a protobuf message
+    outputs = [field(12, field(1, n.encode())) for n in names]  # GraphProto.output: ValueInfoProto.name
+    return model + b''.join(field(7, o) for o in outputs)       # ModelProto.graph

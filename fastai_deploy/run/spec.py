@@ -9,7 +9,6 @@ __all__ = ['Input', 'Output', 'Spec']
 import json
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
-
 from .basics import BundleError
 from .schema import read_json, spec_schema, validate
 from .tasks import TASKS
@@ -26,7 +25,6 @@ class Input:
     exif: bool = False            # whether files are turned upright, as their EXIF says; fastai does not
     path: str = 'the image file itself' # what the path in `predict(path)` is
     min_size: list|None = None    # [height, width], after the item ops, that a net of any size needs at least
-
     @property
     def channels(self) -> int:
         "How many numbers a pixel has."

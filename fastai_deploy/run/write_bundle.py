@@ -10,7 +10,6 @@ import ctypes, os, re, shutil, sys, zipfile
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
-
 from .basics import BundleError
 from .beside import beside, sweep
 from .bundle import Bundle, ZipFiles, check_lengths, digest, is_bundle, open_bundle, reading
@@ -38,22 +37,17 @@ def _is_own(name: str) -> bool:
     own = spec_schema()['properties']['files']['propertyNames']['pattern']
     return name == 'bundle.json' or bool(re.fullmatch(own, name))
 
-def _link(old: Path, new: Path) -> None:
-    "Another name for a file, or a copy where a disk has no such thing."
-    new.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        if not old.is_symlink(): return os.link(old, new)
-    except OSError: pass  # it is copied
-    shutil.copy2(old, new, follow_symlinks=False)
-
 def _keep(path: Path, new: Path) -> None:
     "Take the files in folder `path` that are not a bundle's into folder `new`."
     def fail(e): raise e  # what cannot be listed would be lost
     for folder, dirs, names in os.walk(path, onerror=fail):
         for p in (Path(folder)/n for n in [*names, *dirs]):
             part = p.relative_to(path)
-            is_file = p.is_symlink() or not p.is_dir()
-            if is_file and not _is_own(part.as_posix()): _link(p, new/part)
+            if p.is_dir() and not p.is_symlink() or _is_own(part.as_posix()): continue
+            (new/part).parent.mkdir(parents=True, exist_ok=True)
+            with suppress(OSError):  # a disk may know no second name for a file: it is copied
+                if not p.is_symlink(): os.link(p, new/part); continue
+            shutil.copy2(p, new/part, follow_symlinks=False)
 
 def _kept(path: Path) -> dict:
     "Name → content of the files in the zip at `path` that are not a bundle's."
