@@ -24,7 +24,7 @@ class ProtocolError(FastaiDeployError, ValueError):
 # %% ../../nbs/serve/06_protocol.ipynb #raw
 def _to_raw(a: np.ndarray) -> bytes:
     "A tensor as bytes."
-    if a.dtype != object: return np.ascontiguousarray(a, TYPES[_names[a.dtype]]).tobytes()
+    if not a.dtype.hasobject: return np.ascontiguousarray(a, TYPES[_names[a.dtype]]).tobytes()
     return b''.join(len(o).to_bytes(4, 'little') + o for o in a.ravel())
 
 def _texts(raw: memoryview) -> list:
@@ -48,7 +48,7 @@ def _flat(data, depth: int = 0):
 def _values(data, name: str, kind: np.dtype) -> np.ndarray:
     "What JSON says, as a flat array of this kind."
     values = [*_flat(data)]
-    if kind == object:
+    if kind.hasobject:
         if not all(isinstance(o, str) for o in values): raise ProtocolError(f'{name}: BYTES in JSON are texts')
         res = np.empty(len(values), object)
         res[:] = [o.encode('utf-8', 'surrogatepass') for o in values]
@@ -79,7 +79,7 @@ def _tensor(entry, raw: memoryview) -> tuple:
     "(name, array, the raw bytes that are left) of an entry of `inputs` or `outputs`."
     name, shape, kind, size = _checked(entry, raw)
     if size is None: a = _values(entry['data'], name, kind)
-    elif kind == object:
+    elif kind.hasobject:
         texts = _texts(raw[:size])
         a = np.empty(len(texts), object)
         a[:] = texts
@@ -115,7 +115,7 @@ def _entry(name: str, a: np.ndarray, raw: bytes|None) -> dict:
     "What the JSON says about a tensor."
     res = dict(name=name, shape=[*a.shape], datatype=_names[a.dtype])
     if raw is not None: return dict(res, parameters=dict(binary_data_size=len(raw)))
-    if a.dtype == object: return dict(res, data=[o.decode('utf-8', 'replace') for o in a.ravel()])
+    if a.dtype.hasobject: return dict(res, data=[o.decode('utf-8', 'replace') for o in a.ravel()])
     return dict(res, data=a.ravel().tolist())
 
 def pack(
