@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['log', 'named', 'proven', 'Served', 'HttpError', 'Metrics', 'Service', 'read_keys', 'Gone', 'unless_gone', 'make_app',
-           'openapi', 'JsonLines', 'log_config']
+           'openapi', 'JsonLines', 'log_config', 'guarded', 'serve']
 
 # %% ../../nbs/serve/05_server.ipynb #imports
-import asyncio, base64, binascii, hashlib, hmac, html, io, json, logging, math, os, re, secrets, signal, sys, time
+import asyncio, base64, binascii, hashlib, hmac, html, io, json, logging, math, os, re, secrets, signal, sys, tempfile, threading, time
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -136,9 +136,9 @@ async def refresh(self: Served) -> None:
 # %% ../../nbs/serve/05_server.ipynb #errors
 class HttpError(FastaiDeployError):
     "A request that is refused, with its status."
-    def __init__(self, status: int, text: str):
+    def __init__(self, status: int, text: str, headers: dict = None):
         super().__init__(text)
-        self.status = status
+        self.status, self.headers = status, headers
 
 _STATUS = {Busy: 503, Late: 504, ImageError: 400, ProtocolError: 400, UnsupportedError: 422}
 
@@ -425,9 +425,7 @@ async def begin(self: Service, request) -> tuple: # (`Served`, seconds to the an
     path, query = request.path_params, request.query_params
     served = self.find(path.get('model'), path.get('version', query.get('version')))
     request.scope['facts']['model'], seconds = served.name, _seconds(request, self.timeout)
-    if served.batcher.full:
-        async for _ in self.chunks(request): pass  # the client reads no answer while it writes
-        raise Busy('all places are taken: come again later')
+    if served.batcher.full: raise Busy('all places are taken: come again later')
     return served, seconds
 
 @patch
@@ -448,7 +446,6 @@ async def predict(self: Service,
     return _json([dict(path=n, error=one_line(p)) if isinstance(p, Exception) else dict(path=n, **answer_dict(p, k))
                   for n, p in zip(names, res)])
 
-_PAGES = []
 _ROUTES = [('/predict', 'POST PUT', predict, 'Predict, with the only model'),
            ('/predict/{model}', 'POST PUT', predict, 'Predict')]  # address, methods, what answers, what it does
 
@@ -469,6 +466,22 @@ def _span(scope, headers, facts: dict):
         finally: span.set_attributes({f'fastai_deploy.{k}': v for k, v in facts.items()})
 
 # %% ../../nbs/serve/05_server.ipynb #around
+class _Body:
+    "A request's body on its way. Who is refused must be done with writing, or he reads no answer."
+    def __init__(self, receive): self.receive, self.read = receive, False
+
+    async def __call__(self):
+        message = await self.receive()
+        self.read = not message.get('more_body')
+        return message
+
+    async def let_by(self, service: Service):
+        "Read what is left of it, if that is not too much."
+        async def rest():
+            n = 0
+            while not self.read and n <= service.max_body: n += len((await self()).get('body', b''))
+        with suppress(asyncio.TimeoutError): await asyncio.wait_for(rest(), service.receive)
+
 _OPEN = ('/v2/health/live', '/v2/health/ready')  # for whoever watches over the server: no key is needed
 _HEADERS = {401: {'WWW-Authenticate': 'Bearer'}, 408: {'Connection': 'close'}, 413: {'Connection': 'close'},
             503: {'Retry-After': '1'}}
@@ -481,32 +494,36 @@ class _Around:
         if scope['type'] != 'http': return await self.app(scope, receive, send)
         headers = need('starlette.datastructures', 'serve').Headers(scope=scope)
         begun, facts = time.perf_counter(), dict(id=_id(headers), method=scope['method'], path=scope['path'][:200])
-        scope['facts'] = facts
+        scope['facts'], body = facts, _Body(receive)
         async def tell(message):
             if message['type'] == 'http.response.start':
                 facts['status'] = message['status']
                 message['headers'] = [*message['headers'], (b'x-request-id', facts['id'].encode())]
             await send(message)
         with _span(scope, headers, facts):
-            try: await self.answer(scope, headers, receive, tell, facts)
+            try:
+                self.check(scope['path'], headers)
+                await self.app(scope, body, tell)
+            except Exception as e:
+                if response := self.refusal(e, facts):
+                    if 'expect' not in headers: await body.let_by(self.service)
+                    await response(scope, receive, tell)
             finally:
                 facts['seconds'] = round(time.perf_counter()-begun, 5)
                 self.note(facts)
 
-    async def answer(self, scope, headers, receive, send, facts):
-        "The application's answer, or the error."
-        try:
-            if self.service.keys and scope['path'] not in _OPEN and not _may_ask(self.service.keys, headers):
-                raise HttpError(401, 'an API key is needed: as X-API-Key, or Authorization: Bearer')
-            await self.app(scope, receive, send)
-        except Exception as e:
-            facts['error'] = one_line(e)
-            if isinstance(e, Gone) or type(e).__name__ == 'ClientDisconnect':
-                facts['status'] = 499
-                return
-            status, text = _refusal(e, facts['id'])
-            if status == 500: log.error('not foreseen', exc_info=e, extra=dict(facts=dict(id=facts['id'])))
-            if 'status' not in facts: await _json(dict(error=text), status, _HEADERS.get(status))(scope, receive, send)
+    def check(self, path, headers):
+        "Refuse whoever brings no key."
+        if self.service.keys and path not in _OPEN and not _may_ask(self.service.keys, headers):
+            raise HttpError(401, 'an API key is needed: as X-API-Key, or Authorization: Bearer')
+
+    def refusal(self, e: Exception, facts: dict):
+        "The response to an error; None if there is nobody to read it, or the answer has begun."
+        facts['error'], (status, text) = one_line(e), _refusal(e, facts['id'])
+        if isinstance(e, Gone) or type(e).__name__ == 'ClientDisconnect': facts['status'] = 499
+        elif status == 500: log.error('not foreseen', exc_info=e, extra=dict(facts=dict(id=facts['id'])))
+        if 'status' in facts: return None
+        return _json(dict(error=text), status, getattr(e, 'headers', None) or _HEADERS.get(status))
 
     def note(self, facts: dict):
         "Write the log, and count."
@@ -519,6 +536,25 @@ class _Around:
         m.in_hand.labels(name).set(sum(s.batcher.in_hand for s in self.service.models[name].values()))
         for stage in ('queue', 'decode', 'net', 'seconds'):
             if stage in facts: m.seconds.labels(name, stage.replace('seconds', 'all')).observe(facts[stage])
+
+# %% ../../nbs/serve/05_server.ipynb #page
+_PAGES = []  # addresses that are not in the OpenAPI document
+
+class _Current:
+    "A model for the page: the one that answers now."
+    def __init__(self, served: Served): self._served = served
+    def __getattr__(self, name): return getattr(self._served.model, name)
+
+@asynccontextmanager
+async def _page(app, service: Service):
+    "While this lasts, there is a page at /."
+    gr, starlette = need('gradio', 'demo'), need('starlette.applications', 'serve').Starlette
+    from fastai_deploy.serve.demo import demo_page, page_settings
+    pages = {name: demo_page(_Current(service.find(name))) for name in service.models}
+    blocks = [*pages.values()][0] if len(pages) == 1 else gr.TabbedInterface([*pages.values()], [*pages])
+    inner = gr.mount_gradio_app(starlette(), blocks, path='/', **page_settings(gr) | dict(max_file_size=service.max_body))
+    app.mount('/', inner)
+    async with inner.router.lifespan_context(inner): yield
 
 # %% ../../nbs/serve/05_server.ipynb #app
 @patch
@@ -573,10 +609,12 @@ def make_app(
     if cors:
         cors_class = need('starlette.middleware.cors', 'serve').CORSMiddleware
         around.insert(0, middleware(cors_class, allow_origins=[*cors], allow_methods=['*'], allow_headers=['*']))
-    def http_error(request, e): return _json(dict(error=e.detail), e.status_code, e.headers)
-    mount = _page if page and not service.keys and find_spec('gradio') else lambda app, service: nullcontext()
+    async def http_error(request, e): raise HttpError(e.status_code, e.detail.lower(), e.headers)
+    page = page and not service.keys and find_spec('gradio')
+    mount = _page if page else lambda app, service: nullcontext()
+    addresses = [*_ROUTES, *([o for o in _PAGES if o[0] != '/'] if page else _PAGES)]
     app = need('starlette.applications', 'serve').Starlette(
-        routes=[routing.Route(path, partial(f, service), methods=methods.split()) for path, methods, f, _ in [*_ROUTES, *_PAGES]],
+        routes=[routing.Route(path, partial(f, service), methods=methods.split()) for path, methods, f, _ in addresses],
         middleware=around, lifespan=lambda app: _in_service(service, watch, partial(mount, app)),
         exception_handlers={need('starlette.exceptions', 'serve').HTTPException: http_error})
     app.state.service = service
@@ -726,7 +764,7 @@ async def prometheus(self: Service, request):
     return need('starlette.responses', 'serve').Response(self.metrics.text(), headers={'content-type': kind})
 
 _ROUTES += [('/metrics', 'GET', prometheus, 'Numbers for Prometheus')]
-_PAGES = [(path, 'GET', docs, '') for path in ('/openapi.json', '/docs', '/')]  # not in the document
+_PAGES += [(path, 'GET', docs, '') for path in ('/openapi.json', '/docs', '/')]
 
 # %% ../../nbs/serve/05_server.ipynb #log
 class JsonLines(logging.Formatter):
@@ -749,3 +787,96 @@ def log_config(
                 formatters=dict(json={'()': 'fastai_deploy.serve.server.JsonLines'}),
                 handlers=dict(stderr={'class': 'logging.StreamHandler', 'formatter': 'json'}),
                 loggers={'uvicorn': logger, 'fastai_deploy.serve': logger})
+
+# %% ../../nbs/serve/05_server.ipynb #guard
+@cache
+def _guard():
+    "The class of connections."
+    class Guard(need('uvicorn.protocols.http.auto', 'serve').AutoHTTPProtocol):
+        "A connection that is closed if the head of a request takes too long, or is too long."
+        timer, head = None, 0
+
+        def _expect(self):
+            if not self.timer: self.timer = self.loop.call_later(self.seconds, self.transport.close)
+
+        def connection_made(self, transport):
+            "Somebody is there."
+            super().connection_made(transport)
+            self._expect()
+
+        def data_received(self, data):
+            "Something came."
+            before = self.cycle
+            between = before is None or before.response_complete
+            if between:
+                self.head += len(data)
+                self._expect()
+            super().data_received(data)
+            if self.cycle is not before:
+                self.timer = self.timer and self.timer.cancel()
+                self.head = 0
+            elif between and self.head > self.most: self.transport.close()
+
+        def connection_lost(self, exc):
+            "Nobody is there any more."
+            if self.timer: self.timer.cancel()
+            super().connection_lost(exc)
+    return Guard
+
+def guarded(
+    seconds: float = 10, # In which the head of a request must have arrived
+    most: int = 65_536,  # Bytes of a head
+    **kwargs,            # Of uvicorn's own protocol
+): # asyncio.Protocol
+    "A connection, as uvicorn makes one."
+    res = _guard()(**kwargs)
+    res.seconds, res.most = seconds, most
+    return res
+
+# %% ../../nbs/serve/05_server.ipynb #serve
+def _many_files() -> None:
+    "Let this process have as many connections as the system allows."
+    with suppress(ImportError, ValueError, OSError):
+        import resource
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+def _run(uvicorn, config) -> None:
+    "Serve until somebody says stop."
+    if config.workers == 1: return uvicorn.Server(config).run()
+    supervisor = need('uvicorn.supervisors', 'serve').Multiprocess
+    with tempfile.TemporaryDirectory() as numbers:
+        os.environ['PROMETHEUS_MULTIPROC_DIR'] = numbers  # there the workers put theirs together
+        crew = supervisor(config, sockets=[config.bind_socket()])
+        crew.run()
+    if any(p.exitcode == 3 for p in crew.processes): sys.exit(3)
+
+def serve(
+    bundles,                 # As `named` takes them
+    host: str = '127.0.0.1', # Address to listen on; '0.0.0.0' for everybody
+    port: int = 8000,        # Port; 0: any that is free
+    workers: int = 1,        # Processes; one that dies is replaced
+    head: float = 10,        # Seconds in which the head of a request must have arrived
+    drain: float = 30,       # Seconds that requests in hand have at the end
+    log_level: str = 'info', # As `log_config` has it
+    certfile: str = None,    # TLS: the certificate
+    keyfile: str = None,     # TLS: its key
+    page: bool = True,       # As `make_app` has it, like all that follows
+    **options,               # Of `make_app`
+) -> None: # It returns when the process is told to stop
+    "Answer for bundles over HTTP."
+    uvicorn, models = need('uvicorn', 'serve'), named(bundles)
+    bundles = [f'{name}:{v}={path}' for name, versions in models.items() for v, path in versions.items()]
+    for versions in models.values():
+        for path in versions.values(): open_bundle(path).close()
+    read_keys(options.get('keys'))
+    app = partial(make_app, bundles, page=page, **options)
+    config = uvicorn.Config(
+        app, factory=True, host=host, port=port, workers=workers, http=partial(guarded, head), ws='none',
+        log_config=log_config(log_level), access_log=False, server_header=False,
+        timeout_graceful_shutdown=drain, ssl_certfile=certfile, ssl_keyfile=keyfile)
+    _many_files()
+    if threading.current_thread() is threading.main_thread(): signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try: _run(uvicorn, config)
+    except SystemExit as e:
+        if e.code: raise FastaiDeployError('the server did not start: its log says why') from e
