@@ -228,17 +228,21 @@ async def chunks(self: Service, request):
     "The pieces of a request's body."
     if request.headers.get('content-encoding', 'identity') != 'identity':
         raise HttpError(415, 'the body must not be compressed')
-    n, end = 0, time.monotonic() + self.receive
     if int(request.headers.get('content-length', 0)) > self.max_body: raise HttpError(413, self._too_large())
-    pieces = aiter(request.stream())
+    n = 0
     try:
-        while (piece := await asyncio.wait_for(anext(pieces, None), end - time.monotonic())) is not None:
+        async for piece in request.stream():
             n, self.reading = n + len(piece), self.reading + len(piece)
             if n > self.max_body: raise HttpError(413, self._too_large())
             if self.reading > _READING*self.max_body: raise Busy('too much is being read: come again later')
             yield piece
-    except asyncio.TimeoutError: raise HttpError(408, f'the body did not arrive within {self.receive:g} seconds') from None
     finally: self.reading -= n
+
+@patch
+async def arrived(self: Service, reading):
+    "What coroutine `reading` gives, if it does not take too long."
+    try: return await asyncio.wait_for(reading, self.receive)
+    except asyncio.TimeoutError: raise HttpError(408, f'the body did not arrive within {self.receive:g} seconds') from None
 
 @patch
 def _too_large(self: Service): return f'the body has more than the {self.max_body:,} bytes that are allowed'
@@ -436,7 +440,7 @@ async def predict(self: Service,
     served, seconds = await self.begin(request)
     task = TASKS[served.model.spec.task]
     k, exif = _topk(request, task), _exif(request)
-    sent = await self.sent(request, served)
+    sent = await self.arrived(self.sent(request, served))
     res = await unless_gone(request, self.answers(served, sent, exif, seconds, request.scope['facts']))
     if not sent.many:
         if isinstance(res[0], Exception): raise res[0]
@@ -648,7 +652,8 @@ async def infer(self: Service,
 ): # Starlette's response
     "A request of the Open Inference Protocol."
     served, seconds = await self.begin(request)
-    body, length = await self.body(request), request.headers.get('inference-header-content-length')
+    body = await self.arrived(self.body(request))
+    length = request.headers.get('inference-header-content-length')
     head, sent = await asyncio.to_thread(_infer_inputs, body, length)
     wanted = asked(head, [served.model.spec.output.name, 'answer'])
     res = await unless_gone(request, self.answers(served, self.checked(sent), None, seconds, request.scope['facts']))
