@@ -173,9 +173,10 @@ def model_metadata(
 ) -> dict:
     "What the protocol says about a model."
     inp, out = model.spec.input, model.spec.output
+    seen = [inp.channels, *(inp.size or [None, None])]
     free = lambda shape: [-1 if n is None else n for n in shape]
     tensor = lambda name, datatype, shape: dict(name=name, datatype=datatype, shape=[-1, *free(shape)])
     return dict(name=name, versions=[*versions], platform='onnxruntime_onnx',
-                inputs=[tensor('image', 'UINT8', [inp.channels, *(inp.size or [None, None])]),
+                inputs=[tensor('image', 'UINT8', [None, None, 3] if model.engine == 'pixels' else seen),
                         tensor('file', 'BYTES', [])],
                 outputs=[tensor(out.name, 'FP32', out.shape), tensor('answer', 'BYTES', [])])

@@ -7,7 +7,8 @@ __all__ = ['log', 'named', 'proven', 'Served', 'HttpError', 'Metrics', 'Service'
            'openapi', 'JsonLines', 'log_config', 'guarded', 'serve']
 
 # %% ../../nbs/serve/05_server.ipynb #imports
-import asyncio, base64, binascii, hashlib, hmac, html, io, json, logging, math, os, re, secrets, signal, sys, tempfile, threading, time
+import asyncio, base64, hashlib, hmac, html, io, json, logging, math, os, random, re, signal, sys, tempfile
+import threading, time
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -50,7 +51,7 @@ def named(
         version = version or str(len(versions)+1)
         for what in (name, version):
             if not _NAME.fullmatch(what):
-                raise FastaiDeployError(f'{what!r} is no name for an address: letters, digits, - and . only, as in pets={path}')
+                raise FastaiDeployError(f'{what!r} is no name for an address: letters, digits, _.- as in a={path}')
         if version in versions: raise FastaiDeployError(f'{name}, version {version}, is named twice')
         versions[version] = path
     if not res: raise FastaiDeployError('no bundle is named')
@@ -154,7 +155,8 @@ class Metrics:
     def __init__(self):
         p = need('prometheus_client', 'serve')
         self.registry = p.CollectorRegistry()
-        make = lambda kind, name, text, *labels, **kw: kind(f'fastai_deploy_{name}', text, labels, registry=self.registry, **kw)
+        def make(kind, name, text, *labels, **kw):
+            return kind(f'fastai_deploy_{name}', text, labels, registry=self.registry, **kw)
         self.requests = make(p.Counter, 'requests', 'Requests, by model and HTTP status', 'model', 'status')
         self.images = make(p.Counter, 'images', 'Images that were answered', 'model')
         self.seconds = make(p.Histogram, 'seconds', 'Seconds of a request, by stage', 'model', 'stage',
@@ -181,7 +183,7 @@ class Service:
     keys: list = field(default_factory=list) # SHA-256 of each API key; empty: everybody may ask
     metrics: Metrics = field(default_factory=Metrics)
     ready: bool = False
-    reading: int = 0             # bytes of requests that are being read
+    in_hand: int = 0             # bytes of requests that are not yet answered
 
     def all_served(self) -> list:
         "Each version of each model."
@@ -197,12 +199,12 @@ class Service:
         versions = self.models.get(name or next(iter(self.models)))
         if not versions: raise HttpError(404, f"there is no model {name!r:.60}, only {', '.join(self.models)}")
         if version is None: return [*versions.values()][-1]
-        if version not in versions: raise HttpError(404, f"{name} has no version {version!r:.60}, only {', '.join(versions)}")
-        return versions[version]
+        if version in versions: return versions[version]
+        raise HttpError(404, f"{name} has no version {version!r:.60}, only {', '.join(versions)}")
 
 # %% ../../nbs/serve/05_server.ipynb #keys
 def read_keys(
-    keys=None, # Path of a file with a key a line, or a list of keys; None: the environment's FASTAI_DEPLOY_KEYS, with blanks
+    keys=None, # Path of a file with a key a line, or a list; None: FASTAI_DEPLOY_KEYS in the environment, with blanks
 ) -> list: # SHA-256 of each; empty if none are set: then everybody may ask
     "The API keys."
     if keys is None: lines = os.environ.get('FASTAI_DEPLOY_KEYS', '').split()
@@ -221,7 +223,7 @@ def _may_ask(keys: list, headers) -> bool:
     return any([hmac.compare_digest(sha, o) for o in keys])  # a list: all are compared
 
 # %% ../../nbs/serve/05_server.ipynb #body
-_READING = 16  # times `max_body`: so much is read at once, of all requests
+_IN_HAND = 16  # times `max_body`: so many bytes are in hand, of all requests
 
 @patch
 async def chunks(self: Service, request):
@@ -229,20 +231,21 @@ async def chunks(self: Service, request):
     if request.headers.get('content-encoding', 'identity') != 'identity':
         raise HttpError(415, 'the body must not be compressed')
     if int(request.headers.get('content-length', 0)) > self.max_body: raise HttpError(413, self._too_large())
-    n = 0
-    try:
-        async for piece in request.stream():
-            n, self.reading = n + len(piece), self.reading + len(piece)
-            if n > self.max_body: raise HttpError(413, self._too_large())
-            if self.reading > _READING*self.max_body: raise Busy('too much is being read: come again later')
-            yield piece
-    finally: self.reading -= n
+    facts = request.scope['facts']
+    facts['bytes'] = 0
+    async for piece in request.stream():
+        facts['bytes'] += len(piece)
+        self.in_hand += len(piece)  # until it is answered
+        if facts['bytes'] > self.max_body: raise HttpError(413, self._too_large())
+        if self.in_hand > _IN_HAND*self.max_body: raise Busy('too much is being read: come again later')
+        yield piece
 
 @patch
 async def arrived(self: Service, reading):
     "What coroutine `reading` gives, if it does not take too long."
     try: return await asyncio.wait_for(reading, self.receive)
-    except asyncio.TimeoutError: raise HttpError(408, f'the body did not arrive within {self.receive:g} seconds') from None
+    except asyncio.TimeoutError:
+        raise HttpError(408, f'the body did not arrive within {self.receive:g} seconds') from None
 
 @patch
 def _too_large(self: Service): return f'the body has more than the {self.max_body:,} bytes that are allowed'
@@ -282,7 +285,7 @@ def _pixels(meta: bytes, blob: bytes) -> np.ndarray:
         if dtype != 'uint8': raise HttpError(400, 'meta: dtype must be uint8')
         if any(type(n) is not int or n < 1 for n in shape) or not 2 <= len(shape) <= 4: raise ValueError
     except (ValueError, LookupError, TypeError, RecursionError) as e:
-        raise HttpError(400, 'meta must be JSON with shape and dtype, as in {"shape": [480, 640, 3], "dtype": "uint8"}') from e
+        raise HttpError(400, 'meta must be JSON, as in {"shape": [480, 640, 3], "dtype": "uint8"}') from e
     if math.prod(shape) != len(blob): raise HttpError(400, f'blob has {len(blob)} bytes, and its shape is {shape}')
     return np.frombuffer(blob, np.uint8).reshape(shape)
 
@@ -294,7 +297,7 @@ def _from_pixels(a: np.ndarray, channels: int) -> _Sent:
 def _image(text) -> bytes:
     "The file that is in a base64 text."
     try: return base64.b64decode(text, validate=True)
-    except (TypeError, ValueError, binascii.Error) as e: raise HttpError(400, 'an image in JSON is a base64 text') from e
+    except (TypeError, ValueError) as e: raise HttpError(400, 'an image in JSON is a base64 text') from e
 
 def _from_json(body: bytes) -> _Sent:
     "The images in a JSON object."
@@ -316,7 +319,8 @@ async def _form(self: Service, request, channels: int) -> _Sent:
     try: form = await parser.parse()
     except forms.MultiPartException as e: raise HttpError(400, plain(e.message)) from e
     part = lambda o: o.encode() if isinstance(o, str) else o.file.read()
-    if 'meta' in form and 'blob' in form: return _from_pixels(_pixels(part(form['meta']), part(form['blob'])), channels)
+    if 'meta' in form and 'blob' in form:
+        return _from_pixels(_pixels(part(form['meta']), part(form['blob'])), channels)
     files = form.getlist('file')
     if not files: raise HttpError(400, "the form has no field 'file', nor 'meta' and 'blob'")
     if len(files) == 1: return _Sent([part(files[0])])
@@ -367,6 +371,7 @@ async def _all(works: list) -> list:
     finally:
         for o in tasks: o.cancel()
 
+# %% ../../nbs/serve/05_server.ipynb #seconds
 def _seconds(request, most: float) -> float:
     "How long the client of a request waits."
     text = request.headers.get('x-request-timeout')
@@ -377,7 +382,8 @@ def _seconds(request, most: float) -> float:
 
 # %% ../../nbs/serve/05_server.ipynb #answers
 def _decoded(model: Model, out: np.ndarray, size: tuple):
-    "The answer to a tensor, whose (height, width) takes the place of an image's."
+    "The answer to a row of a tensor, whose (height, width) takes the place of an image's."
+    if model.engine == 'pixels': return decode_answer(model.spec, out, model.vocab, size)
     p = decode_answer(model.spec, out, model.vocab)
     if hasattr(p, 'window'): p.window = partial(window, model.spec.batch, size)
     return p
@@ -391,10 +397,12 @@ async def answers(self: Service, served: Served, sent: _Sent, exif, seconds: flo
         except ImageError as e: return e
     try:
         if sent.tensor is None: return await _all([one(x, t) for x, t in zip(sent.xs, times)])
-        outs = await served.call('run', sent.tensor, seconds, times[0])
-        return [_decoded(served.model, o, sent.tensor.shape[2:]) for o in outs]
+        outs, model = await served.call('run', sent.tensor, seconds, times[0]), served.model
+        size = sent.tensor.shape[1:3] if model.engine == 'pixels' else sent.tensor.shape[2:]
+        return [_decoded(model, o, size) for o in outs]
     finally:
-        facts.update(images=sent.size, **{k: round(max(t.get(k, 0) for t in times), 5) for k in ('queue', 'decode', 'net')})
+        facts['images'] = sent.size
+        for k in ('queue', 'decode', 'net'): facts[k] = round(max(t.get(k, 0) for t in times), 5)
 
 # %% ../../nbs/serve/05_server.ipynb #responses
 def _json(value, status: int = 200, headers: dict = None):
@@ -413,8 +421,8 @@ def _topk(request, task):
     text = request.query_params.get('topk', '1')
     if text != '1' and not task.has_topk: raise HttpError(400, f'topk is not for {task.name}')
     if text == 'all': return None
-    if not (text.isascii() and text.isdigit() and 0 < int(text[:9])): raise HttpError(400, "topk must be a number, or 'all'")
-    return int(text[:9])
+    if not re.fullmatch('[1-9][0-9]{0,8}', text): raise HttpError(400, "topk must be a number, or 'all'")
+    return int(text)
 
 def _exif(request):
     "Whether images are turned as their EXIF says."
@@ -457,7 +465,7 @@ _ROUTES = [('/predict', 'POST PUT', predict, 'Predict, with the only model'),
 def _id(headers) -> str:
     "The request's own id if it has a decent one, or a new one."
     given = headers.get('x-request-id', '')
-    return given if re.fullmatch(r'[\w-]{1,64}', given, re.ASCII) else secrets.token_hex(8)
+    return given if re.fullmatch(r'[\w-]{1,64}', given, re.ASCII) else f'{random.getrandbits(64):016x}'
 
 @contextmanager
 def _span(scope, headers, facts: dict):
@@ -469,7 +477,7 @@ def _span(scope, headers, facts: dict):
         try: yield
         finally: span.set_attributes({f'fastai_deploy.{k}': v for k, v in facts.items()})
 
-# %% ../../nbs/serve/05_server.ipynb #around
+# %% ../../nbs/serve/05_server.ipynb #let-by
 class _Body:
     "A request's body on its way. Who is refused must be done with writing, or he reads no answer."
     def __init__(self, receive): self.receive, self.read = receive, False
@@ -486,6 +494,7 @@ class _Body:
             while not self.read and n <= service.max_body: n += len((await self()).get('body', b''))
         with suppress(asyncio.TimeoutError): await asyncio.wait_for(rest(), service.receive)
 
+# %% ../../nbs/serve/05_server.ipynb #around
 _OPEN = ('/v2/health/live', '/v2/health/ready')  # for whoever watches over the server: no key is needed
 _HEADERS = {401: {'WWW-Authenticate': 'Bearer'}, 408: {'Connection': 'close'}, 413: {'Connection': 'close'},
             503: {'Retry-After': '1'}}
@@ -513,6 +522,7 @@ class _Around:
                     if 'expect' not in headers: await body.let_by(self.service)
                     await response(scope, receive, tell)
             finally:
+                self.service.in_hand -= facts.get('bytes', 0)
                 facts['seconds'] = round(time.perf_counter()-begun, 5)
                 self.note(facts)
 
@@ -556,7 +566,8 @@ async def _page(app, service: Service):
     from fastai_deploy.serve.demo import demo_page, page_settings
     pages = {name: demo_page(_Current(service.find(name))) for name in service.models}
     blocks = [*pages.values()][0] if len(pages) == 1 else gr.TabbedInterface([*pages.values()], [*pages])
-    inner = gr.mount_gradio_app(starlette(), blocks, path='/', **page_settings(gr) | dict(max_file_size=service.max_body))
+    settings = page_settings(gr) | dict(max_file_size=service.max_body)
+    inner = gr.mount_gradio_app(starlette(), blocks, path='/', **settings)
     app.mount('/', inner)
     async with inner.router.lifespan_context(inner): yield
 
@@ -671,7 +682,7 @@ async def health(self: Service, request):
     "Whether the server is there, and whether its models answer."
     if request.url.path.endswith('live'): return _json(dict(live=True))
     facts = lambda s: dict(sha256=s.model.bundle.sha256, **(dict(refused=s.refused) if s.refused else {}))
-    models = {n: {v: facts(s) for v, s in versions.items()} for n, versions in self.models.items()} if self.ready else {}
+    models = {name: {v: facts(s) for v, s in versions.items()} for name, versions in self.models.items() if self.ready}
     return _json(dict(ready=self.ready, models=models), 200 if self.ready else 503)
 
 @patch
@@ -719,7 +730,8 @@ def _operation(path: str, method: str, f, text: str) -> dict:
     if f in (predict, infer):
         params.append(param('header', 'X-Request-Timeout', type='number', exclusiveMinimum=0))
         binary = dict(type='string', format='binary')
-        form = dict(type='object', properties=dict(file=dict(type='array', items=binary), meta=dict(type='string'), blob=binary))
+        form = dict(type='object', properties=dict(
+            file=dict(type='array', items=binary), meta=dict(type='string'), blob=binary))
         text_images = dict(type='object', properties=dict(image=dict(type='string', format='byte')))
         body = _content('application/octet-stream', **binary)
         if f is infer: body['content']['application/json'] = dict(schema=dict(type='object', required=['inputs']))
@@ -737,7 +749,8 @@ def _operation(path: str, method: str, f, text: str) -> dict:
 def openapi() -> dict:
     "The OpenAPI document of the server."
     from fastai_deploy import __version__
-    paths, keys = {}, dict(key={'type': 'apiKey', 'in': 'header', 'name': 'X-API-Key'}, bearer=dict(type='http', scheme='bearer'))
+    paths, bearer = {}, dict(type='http', scheme='bearer')
+    keys = dict(key={'type': 'apiKey', 'in': 'header', 'name': 'X-API-Key'}, bearer=bearer)
     for path, methods, f, text in _ROUTES:
         for m in methods.lower().split(): paths.setdefault(path, {})[m] = _operation(path, m, f, text)
     return dict(openapi='3.1.0', info=dict(title='fastai_deploy', version=__version__), paths=paths,
@@ -745,8 +758,8 @@ def openapi() -> dict:
 
 # %% ../../nbs/serve/05_server.ipynb #docs-pages
 _PAGE = '''<!doctype html><html lang="en"><meta charset="utf-8"><title>fastai_deploy</title>
-<meta name="viewport" content="width=device-width"><style>body {{ font: 1rem/1.5 system-ui, sans-serif; margin: 2rem auto;
-max-width: 60rem; padding: 0 1rem }} td {{ padding: .2rem 1.5rem .2rem 0 }} pre {{ background: #f4f4f4; padding: 1rem;
+<meta name="viewport" content="width=device-width"><style>body {{ font: 1rem/1.5 system-ui, sans-serif;
+margin: 2rem auto; max-width: 60rem; padding: 0 1rem }} td {{ padding: .2rem 1.5rem .2rem 0 }} pre {{ background: #f4f4f4; padding: 1rem;
 overflow-x: auto }}</style><h1>fastai_deploy</h1><p>Models: {models}</p><pre>{curl}</pre><table>{rows}</table>
 <p>The whole of it is in <a href="openapi.json">openapi.json</a>.</p></html>
 '''
@@ -778,8 +791,8 @@ class JsonLines(logging.Formatter):
         "One line."
         said = record.getMessage().strip()
         if said.startswith('Traceback'): said = said.splitlines()[-1]
-        row = dict(time=self.formatTime(record, '%Y-%m-%dT%H:%M:%S') + f'.{int(record.msecs):03}', level=record.levelname.lower(),
-                   event=said, **getattr(record, 'facts', {}))
+        at = self.formatTime(record, '%Y-%m-%dT%H:%M:%S') + f'.{int(record.msecs):03}'
+        row = dict(time=at, level=record.levelname.lower(), event=said, **getattr(record, 'facts', {}))
         if record.exc_info: row['trace'] = self.formatException(record.exc_info)
         return plain(json.dumps(row, ensure_ascii=False, default=str))
 
@@ -866,6 +879,7 @@ def serve(
     log_level: str = 'info', # As `log_config` has it
     certfile: str = None,    # TLS: the certificate
     keyfile: str = None,     # TLS: its key
+    keyfile_password: str = None, # TLS: of that file, if it has one
     page: bool = True,       # As `make_app` has it, like all that follows
     **options,               # Of `make_app`
 ) -> None: # It returns when the process is told to stop
@@ -879,7 +893,8 @@ def serve(
     config = uvicorn.Config(
         app, factory=True, host=host, port=port, workers=workers, http=partial(guarded, head), ws='none',
         log_config=log_config(log_level), access_log=False, server_header=False,
-        timeout_graceful_shutdown=drain, ssl_certfile=certfile, ssl_keyfile=keyfile)
+        timeout_graceful_shutdown=drain, ssl_certfile=certfile, ssl_keyfile=keyfile,
+        ssl_keyfile_password=keyfile_password)
     _many_files()
     if threading.current_thread() is threading.main_thread(): signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try: _run(uvicorn, config)
