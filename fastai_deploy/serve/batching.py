@@ -49,15 +49,16 @@ class Batcher:
     def __init__(self,
         model: Model,            # A loaded bundle; `threads=1` answers most under load
         max_batch: int = 8,      # Images in one call of the net
-        max_wait: float = 0.002, # Seconds that an image waits for others that are being decoded
+        max_wait: float = 0.002, # Seconds that an image waits for others, if there are others
         max_queue: int = 64,     # Images in hand, from their arrival to their answer
         workers: int = None,     # Threads that open and transform images; one a core by default
+        calls: int = None,       # Calls of the net at once; by default as many as fill the cores
     ):
         if min(max_batch, max_queue) < 1 or max_wait < 0:
             raise FastaiDeployError('max_batch and max_queue must be at least 1, max_wait at least 0')
         self.model, self.max_wait, self.max_queue = model, max_wait, max_queue
         self.max_batch = 1 if model.engine == 'pixels' else max_batch  # it takes one at a time
-        self.workers, self.calls = workers or os.cpu_count(), calls_at_once(model)
+        self.workers, self.calls = workers or os.cpu_count(), calls or calls_at_once(model)
         self.queues = {}    # Shape → deque of jobs, oldest first
         self.in_hand = 0    # Images that came and were not answered yet
         self.decoding = 0   # Those that are not queued yet
@@ -91,11 +92,11 @@ def _or_error(f, *args):
 def _call(self: Batcher, jobs):
     "For each job its answer, or the error that says why not."
     begun, rows = time.perf_counter(), np.concatenate([j.rows for j in jobs])
-    try: outs = np.concatenate([self.model.run(rows[i:i+self.max_batch]) for i in range(0, len(rows), self.max_batch)])
+    try: outs = [self.model.run(rows[i:i+self.max_batch]) for i in range(0, len(rows), self.max_batch)]
     except Exception as e:
         if len(jobs) == 1: return [e]
         return [None if j.answer.done() else self._call([j])[0] for j in jobs]
-    ends = np.cumsum([len(j.rows) for j in jobs])
+    outs, ends = np.concatenate(outs) if len(outs) > 1 else outs[0], np.cumsum([len(j.rows) for j in jobs])
     for j in jobs: j.times.update(queue=begun - j.since, net=time.perf_counter() - begun)
     return [_or_error(j.finish, out) for j, out in zip(jobs, np.split(outs, ends[:-1]))]
 
@@ -105,7 +106,7 @@ def _take(self: Batcher):
     "The jobs of the next call; empty if there are none, or none that need to go now."
     due = {}
     for shape, queue in self.queues.items():
-        waits = self.decoding and sum(len(j.rows) for j in queue) < self.max_batch
+        waits = (self.decoding or self.calling) and sum(len(j.rows) for j in queue) < self.max_batch
         due[shape] = queue[0].since + (self.max_wait if waits else 0)
     if not due: return []
     first = min(due, key=due.get)
