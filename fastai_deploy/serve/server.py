@@ -604,7 +604,7 @@ def make_app(
     max_batch: int = 8,      # Images in one call of the net
     max_wait: float = .002,  # Seconds that an image waits for others that are on their way
     max_queue: int = 64,     # Images in hand of one model; more get a 503 at once
-    threads: int = 1,        # Of one call of the net; as many calls as fill the cores are made at once
+    threads: int = 1,        # Of one call of the net; as many calls as fill the cores run at once; None: all cores
     decoders: int = None,    # Threads that open and transform images; one a core by default
     timeout: float = 30,     # Seconds to the answer; a request may ask for less, by X-Request-Timeout
     max_body: int = 64*2**20, # Bytes of one request
@@ -761,10 +761,11 @@ def openapi() -> dict:
                 components=dict(securitySchemes=keys), security=[{}, dict(key=[]), dict(bearer=[])])
 
 # %% ../../nbs/serve/06_server.ipynb #docs-pages
-_PAGE = '''<!doctype html><html lang="en"><meta charset="utf-8"><title>fastai_deploy</title>
-<meta name="viewport" content="width=device-width"><style>body {{ font: 1rem/1.5 system-ui, sans-serif;
-margin: 2rem auto; max-width: 60rem; padding: 0 1rem }} td {{ padding: .2rem 1.5rem .2rem 0 }}
-pre {{ background: #f4f4f4; padding: 1rem; overflow-x: auto }}</style><h1>fastai_deploy</h1><p>Models: {models}</p><pre>{curl}</pre><table>{rows}</table>
+_PAGE = '''<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>fastai_deploy</title><style>
+body {{ font: 1rem/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem }}
+td {{ padding: .2rem 1.5rem .2rem 0 }} pre {{ background: #f4f4f4; padding: 1rem; overflow-x: auto }}
+</style><h1>fastai_deploy</h1><p>Models: {models}</p><pre>{curl}</pre><table>{rows}</table>
 <p>The whole of it is in <a href="openapi.json">openapi.json</a>.</p></html>
 '''
 
