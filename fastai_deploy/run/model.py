@@ -104,8 +104,11 @@ def open(self: Model,
     return open_image(x, mode=spec.mode, exif=exif, max_pixels=self.max_pixels, formats=self.formats)
 
 @patch
-def _prepared(self: Model, x, exif: bool) -> tuple:
-    "Image `x` after the item transforms, and its (height, width) as opened."
+def prepare_sized(self: Model,
+    x,                 # Path, bytes, file object, PIL image of any mode, or uint8 array [H, W, 3]
+    exif: bool = None, # Turn the image as its EXIF orientation says? By default as the Learner does: mostly not
+) -> tuple: # (what `prepare` gives, (height, width) of the image as opened)
+    "Open an image and apply the item transforms; its own size is needed to place an answer on it."
     spec, img = self.spec, self.open(x, exif)
     size = img.size[::-1]
     if self.engine == 'pixels':
@@ -123,7 +126,7 @@ def prepare(self: Model,
     exif: bool = None, # Turn the image as its EXIF orientation says? By default as the Learner does: mostly not
 ) -> np.ndarray: # uint8 [C, H, W]; with engine 'pixels', which applies them itself, [H, W, 3]
     "Open an image and apply the item transforms."
-    return self._prepared(x, exif)[0]
+    return self.prepare_sized(x, exif)[0]
 
 # %% ../../nbs/run/16_model.ipynb #run
 @patch
@@ -171,7 +174,7 @@ def predict(self: Model,
     exif: bool = None, # Turn the image as its EXIF orientation says? By default as the Learner does: mostly not
 ) -> Prediction: # (label, index, probs); or `MultiLabel`, `Values`, `Points`, `Mask`, `Picture`, by the task
     "What `learn.predict` answers."
-    a, size = self._prepared(x, exif)
+    a, size = self.prepare_sized(x, exif)
     return decode_answer(self.spec, self.run(a[None])[0], self.vocab, size)
 
 # %% ../../nbs/run/16_model.ipynb #answers
@@ -203,7 +206,7 @@ def _stream(self: Model, items, batch_size: int, workers, exif):
     items, pool = iter(items), ThreadPoolExecutor(workers)
     def ahead():
         chunk = list(islice(items, batch_size))
-        return chunk, [pool.submit(_or_error, ImageError, self._prepared, x, exif) for x in chunk]
+        return chunk, [pool.submit(_or_error, ImageError, self.prepare_sized, x, exif) for x in chunk]
     try:
         chunk, prepared = ahead()
         while chunk:
