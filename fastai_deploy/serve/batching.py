@@ -137,7 +137,8 @@ def _go(self: Batcher):
 def _called(self: Batcher, jobs, future):
     "Hand the answers out, and go on."
     self.calling -= 1
-    for j, a in zip(jobs, future.result()):
+    e = future.exception()  # out of memory, say
+    for j, a in zip(jobs, [e]*len(jobs) if e else future.result()):
         if j.answer.done(): continue
         if isinstance(a, Exception): j.answer.set_exception(a)
         else: j.answer.set_result(a)
