@@ -5,7 +5,8 @@
 The load comes from oha (`cargo install oha`), a process of its own. At a fixed rate it measures from when a request
 was due, not from when a connection was free to send it, as wrk, hey and ab do, which wait for answers. Every server has
 the machine for itself while it is measured: the others are stopped by a signal. Look at the ratios."""
-import argparse, json, os, platform, shutil, signal, socket, sqlite3, statistics, subprocess, sys, tempfile, time, warnings
+import argparse, json, os, platform, shutil, signal, socket, sqlite3, statistics, subprocess, sys, tempfile, time
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.error import HTTPError

@@ -54,17 +54,8 @@ def fastapi(folder, port, threads=0):
 
 def litserve(folder, port, threads=0, workers=1):
     "LitServe and ONNX Runtime, with its batching. It takes a form, not a bare body."
-    import litserve as ls
-    import numpy as np
-    class API(ls.LitAPI):
-        def setup(self, device): self.session, self.vocab = a_session(folder, threads)
-        def decode_request(self, request): return an_image(request['file'].file.read())
-        def batch(self, inputs): return np.stack(inputs)
-        def predict(self, x): return self.session.run(['probs'], {'image': x})[0]
-        def unbatch(self, output): return list(output)
-        def encode_response(self, output): return named(output, self.vocab)
-    server = ls.LitServer(API(max_batch_size=8, batch_timeout=.005), accelerator='cpu', workers_per_device=workers)
-    server.run(host='127.0.0.1', port=port, generate_client_file=False, log_level='warning')
+    from load_litserve import serve
+    serve(folder, port, threads, workers)
 
 def ours(folder, port, **options):
     "This package's server."

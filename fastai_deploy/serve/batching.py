@@ -82,6 +82,11 @@ class Batcher:
     async def __aenter__(self): return await self.start()
     async def __aexit__(self, *error): await self.close()
 
+    @property
+    def full(self) -> bool:
+        "Whether one image more would be refused now."
+        return self.closed or self.in_hand >= self.max_queue
+
 # %% ../../nbs/serve/04_batching.ipynb #call
 def _or_error(f, *args):
     "What `f` gives, or the error that it raises."
@@ -132,7 +137,8 @@ def _go(self: Batcher):
 def _called(self: Batcher, jobs, future):
     "Hand the answers out, and go on."
     self.calling -= 1
-    for j, a in zip(jobs, future.result()):
+    e = future.exception()  # out of memory, say
+    for j, a in zip(jobs, [e]*len(jobs) if e else future.result()):
         if j.answer.done(): continue
         if isinstance(a, Exception): j.answer.set_exception(a)
         else: j.answer.set_result(a)
@@ -153,18 +159,11 @@ async def _queued(self: Batcher, rows, finish, times):
 
 # %% ../../nbs/serve/04_batching.ipynb #admit
 @patch
-def check(self: Batcher,
-    n: int = 1, # Images
-) -> None:
-    "Raise `Busy` if `n` images more would be refused now."
+async def _admit(self: Batcher, n: int, timeout: float, steps, *args):
+    "`await steps(*args)`, if there is place for `n` images, for `timeout` seconds at most."
     if self.closed: raise Busy('the model is being closed')
     if self.in_hand + n > self.max_queue:
         raise Busy(f'{self.in_hand} images are in hand, {self.max_queue} is the limit: try again later')
-
-@patch
-async def _admit(self: Batcher, n: int, timeout: float, steps, *args):
-    "`await steps(*args)`, if there is place for `n` images, for `timeout` seconds at most."
-    self.check(n)
     self.in_hand += n
     self.idle.clear()
     try: return await asyncio.wait_for(steps(*args), timeout)
