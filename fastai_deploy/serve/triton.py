@@ -6,15 +6,15 @@
 __all__ = ['prove_transforms', 'Transforms', 'Net', 'config_text', 'to_triton', 'local_triton']
 
 # %% ../../nbs/serve/08_triton.ipynb #imports
-import json, os, re, shutil, socket, subprocess, time
+import json, os, re, shutil, socket, subprocess, time, traceback
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
+from http.client import HTTPConnection, HTTPException
 from importlib import resources
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
-from urllib.request import urlopen
 
 import numpy as np
 import PIL
@@ -43,10 +43,13 @@ def _folder(args: dict) -> Path:
     return Path(args['model_repository'])/args['model_version']
 
 def _respond(pb, name: str, f, *args):
-    "A response with what `f` gives, or with the error that it raises."
+    "A response with what `f` gives, or with its error; what is not the client's fault stands in the server's log."
     try: return pb.InferenceResponse([pb.Tensor(name, f(*args))])
-    except ImageError as e:
-        return pb.InferenceResponse([], error=pb.TritonError(one_line(e), pb.TritonError.INVALID_ARG))
+    except ImageError as e: error = pb.TritonError(one_line(e), pb.TritonError.INVALID_ARG)
+    except Exception as e:
+        traceback.print_exc()
+        error = pb.TritonError(f'the server failed: {type(e).__name__}', pb.TritonError.INTERNAL)
+    return pb.InferenceResponse([], error=error)
 
 # %% ../../nbs/serve/08_triton.ipynb #prove
 def prove_transforms(
@@ -118,10 +121,11 @@ class Net:
         self.model = load(_folder(args)/'bundle', gpu if args['model_instance_kind'] == 'GPU' else None, threads)
 
     def _run(self, batch: np.ndarray) -> np.ndarray:
-        "What the net answers; an error of onnxruntime about what was sent is the client's."
+        "What the net answers."
         try: return self.model.session.run([self.model.spec.output.name], dict(image=batch))[0]
         except Exception as e: # onnxruntime's own classes have no common base but this
-            raise ImageError(f'the net does not take {batch.dtype} {list(batch.shape)}') from e
+            if self.model.spec.input.size: raise  # Triton has compared the shape
+            raise ImageError(f'the net does not take an image of {batch.shape[2]}x{batch.shape[3]} (height x width)') from e
 
     def execute(self,
         requests: list, # Of Triton: each has `image`, [N, C, H, W]
@@ -132,7 +136,7 @@ class Net:
         batches = [pb.get_input_tensor_by_name(r, 'image').as_numpy() for r in requests]
         if len({o.shape[1:] for o in batches}) > 1: return [_respond(pb, name, self._run, o) for o in batches]
         try: answers = self._run(np.concatenate(batches))
-        except ImageError: return [_respond(pb, name, self._run, o) for o in batches]
+        except Exception: return [_respond(pb, name, self._run, o) for o in batches]
         parts = np.split(answers, np.cumsum([len(o) for o in batches])[:-1])
         return [_respond(pb, name, lambda o: o, o) for o in parts]
 
@@ -201,22 +205,17 @@ from fastai_deploy.serve.triton import {cls} as TritonPythonModel  # noqa: E402,
 '''
 _about = dict(Transforms='Opens images and applies the item transforms', Net='Batch transforms, net and activation')
 
-def _write_python(to: Path, cls: str, bundle: Bundle, files: list) -> None:
-    "A version of a Python model: model.py, our code, and the bundle with these files."
+def _python_files(cls: str, bundle: Bundle, names: list) -> dict:
+    "Path in a version of a Python model → content: model.py, our code, and the bundle with these files."
     package = Path(str(resources.files('fastai_deploy')))
     code = [*package.glob('*.json'), package/'__init__.py', *(package/'run').glob('*.py'),
             package/'serve'/'__init__.py', package/'serve'/'triton.py']
-    for f in code:
-        copy = to/'fastai_deploy'/f.relative_to(package)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(f, copy)
     needs = 'numpy and Pillow' + (' and onnxruntime' if cls == 'Net' else '')
-    (to/'model.py').write_text(_model_py.format(about=_about[cls], needs=needs, cls=cls), encoding='utf-8')
-    files = {n: o for n, o in bundle.spec.files.items() if n in files or n.startswith('golden/')}
-    for n in files:
-        (to/'bundle'/n).parent.mkdir(parents=True, exist_ok=True)
-        (to/'bundle'/n).write_bytes(bundle.read(n))
-    (to/'bundle'/'bundle.json').write_bytes(replace(bundle.spec, files=files).to_json().encode('utf-8'))
+    files = {n: o for n, o in bundle.spec.files.items() if n in names or n.startswith('golden/')}
+    return {'model.py': _model_py.format(about=_about[cls], needs=needs, cls=cls).encode('utf-8'),
+            'bundle/bundle.json': replace(bundle.spec, files=files).to_json().encode('utf-8'),
+            **{f'bundle/{n}': bundle.read(n) for n in files},
+            **{f'fastai_deploy/{f.relative_to(package).as_posix()}': f.read_bytes() for f in sorted(code)}}
 
 # %% ../../nbs/serve/08_triton.ipynb #readme
 _readme = '''# {name} on Triton
@@ -241,18 +240,15 @@ More bundles: give `--model-repository` once for each. To ask it, `pip install '
     python client.py {name} photo.jpg --http --url localhost:8000
 '''
 
-def _write_readme(to: Path, bundle: Bundle, name: str, backend: str) -> None:
-    "README.md and client.py."
-    from fastai_deploy.serve.programs import apps_folder
+def _readme_text(bundle: Bundle, name: str, backend: str) -> str:
+    "The content of README.md."
     spec, (_, image, answer) = bundle.spec, _tensors(bundle.spec)
     packages = ['numpy', f"Pillow=={spec.made_by['pillow']}" if 'pillow' in spec.made_by else 'Pillow']
     if backend == 'python': packages.append('onnxruntime')
     dims = lambda tensor: ', '.join('any' if o < 0 else str(o) for o in tensor['dims'])
-    text = _readme.format(name=name, task=spec.task, sha256=bundle.sha256, answer=answer['name'], dims=dims(answer),
+    return _readme.format(name=name, task=spec.task, sha256=bundle.sha256, answer=answer['name'], dims=dims(answer),
                           kind=image['data_type'].removeprefix('TYPE_'), size=dims(image), pip=' '.join(packages),
                           needs=' and '.join(packages), backend='Python' if backend == 'python' else backend)
-    (to/'README.md').write_text(text, encoding='utf-8')
-    shutil.copyfile(apps_folder()/'triton'/'client.py', to/'client.py')
 
 # %% ../../nbs/serve/08_triton.ipynb #check-args
 def _check_args(name: str, backend: str, max_wait: float, **counts) -> None:
@@ -296,6 +292,7 @@ def to_triton(
     overwrite: bool = False, # Replace the repository of this model that is there
 ) -> Path: # `out`
     "Write a bundle as a model repository of Triton."
+    from fastai_deploy.serve.programs import apps_folder
     out, b = Path(out), open_bundle(bundle)
     name = b.path.name.removesuffix('.zip') if name is None else name
     _check_args(name, backend, max_wait, max_batch=max_batch, max_queue=max_queue, instances=instances, threads=threads)
@@ -305,16 +302,18 @@ def to_triton(
     files = _warmups(b, configs, name)
     files |= {f'{n}/config.pbtxt': config_text(o).encode('utf-8') for n, o in configs.items()}
     if TASKS[b.spec.task].has_topk: files |= {f'{n}/labels.txt': b.read('vocab.txt') for n in (name, f'{name}_net')}
-    files[f'{name}/1/.keep'] = b''  # a version needs a folder, and git keeps none that is empty
-    if backend == 'onnxruntime': files[f'{name}_net/1/model.onnx'] = b.read('model.onnx')
+    versions = {name: {'.keep': b''},  # a version needs a folder, and git keeps none that is empty
+                f'{name}_transforms': _python_files('Transforms', b, ['vocab.txt']),
+                f'{name}_net': {'model.onnx': b.read('model.onnx')} if backend == 'onnxruntime' else
+                               _python_files('Net', b, ['vocab.txt', 'model.onnx'])}
+    files |= {f'{n}/1/{part}': content for n, o in versions.items() for part, content in o.items()}
+    files['README.md'] = _readme_text(b, name, backend).encode('utf-8')
+    files['client.py'] = (apps_folder()/'triton'/'client.py').read_bytes()
     try:
         with beside(out, put=_replace) as new:
             for n, content in files.items():
                 (new/n).parent.mkdir(parents=True, exist_ok=True)
                 (new/n).write_bytes(content)
-            _write_python(new/f'{name}_transforms'/'1', 'Transforms', b, ['vocab.txt'])
-            if backend == 'python': _write_python(new/f'{name}_net'/'1', 'Net', b, ['vocab.txt', 'model.onnx'])
-            _write_readme(new, b, name, backend)
     except OSError as e: raise FastaiDeployError(f'{out}: cannot be written: {e}') from e
     return out
 
@@ -333,7 +332,9 @@ def _free_ports(n: int) -> list:
 
 def _is_ready(url: str) -> bool:
     "Whether a server says that its models are ready."
-    with suppress(OSError), urlopen(f'http://{url}/v2/health/ready', timeout=5) as r: return r.status == 200
+    with suppress(OSError, HTTPException), closing(HTTPConnection(url, timeout=5)) as http:
+        http.request('GET', '/v2/health/ready')
+        return http.getresponse().status == 200
     return False
 
 def _command(python, repository, backends: Path, ports: list) -> tuple:
