@@ -1,7 +1,7 @@
 """A bundle in Triton: the repository that `to_triton` writes, in a real tritonserver, over gRPC and HTTP.
 
-The server is that of the wheel nvidia-pytriton, which has the Python backend alone. What the onnxruntime backend makes
-of `model.onnx` is not run here; its configuration is compared with the file."""
+The server is that of the wheel nvidia-pytriton, which has the Python backend alone. In the place of the onnxruntime
+backend, which is not run here, are some lines of Python; all else of a repository that is written for it is run."""
 import json, re, subprocess, sys, time
 from types import SimpleNamespace
 
@@ -41,16 +41,16 @@ def with_goldens(bundle, images):
 
 @pytest.fixture(scope='session')
 def bundles(digits_bundle, once):
-    "Name → bundle: a trained one, one for masks, one for any size, and one whose golden was told otherwise."
+    "Name → bundle: trained; for masks; for floats of any size; with a golden that was told otherwise."
     def make(d):
         d.mkdir()
         with_goldens(toy_bundle(d/'masks', 'segmentation'), [image(30, 50), image(8, 8)])
-        free = toy_model([node('Cast', 'image', 'float', to=1), node('Div', 'float div', 'net_input'),
-                          node('ReduceMean', 'net_input axes', 'logits', keepdims=0),
-                          node('Softmax', 'logits', 'probs')], image=(3, 'h', 'w'), axes=[2, 3], div=255.)
+        nodes = [node('Identity', 'image', 'net_input'), node('ReduceMean', 'net_input axes', 'logits', keepdims=0),
+                 node('Softmax', 'logits', 'probs')]
+        free = toy_model(nodes, image=(3, 'h', 'w'), dtype=np.float32, axes=[2, 3])
         b = open_bundle(toy_bundle(d/'toy'))
         spec, names = b.spec, dict(b.spec.files)
-        spec.input.size, spec.input.min_size, spec.item = None, [4, 4], []
+        spec.input.size, spec.input.min_size, spec.input.dtype, spec.item = None, [4, 4], 'float32', []
         files = {n: b.read(n) for n in names} | {'model.onnx': free}
         with_goldens(write_bundle(d/'free', spec, files), [image(30, 50)])
         told = goldens_of(d/'toy', [image(30, 50)])
@@ -58,17 +58,38 @@ def bundles(digits_bundle, once):
     made = once('triton-bundles', make)
     return dict(digits=digits_bundle, **{o: made/o for o in ('masks', 'free', 'broken')})
 
+ORT_BACKEND = """
+import json, os
+import onnxruntime as ort
+import triton_python_backend_utils as pb
+
+class TritonPythonModel:
+    def initialize(self, args):
+        config = json.loads(args['model_config'])
+        file = os.path.join(args['model_repository'], args['model_version'], config['default_model_filename'])
+        self.session = ort.InferenceSession(file)
+        self.input, self.output = config['input'][0]['name'], config['output'][0]['name']
+
+    def execute(self, requests):
+        images = [pb.get_input_tensor_by_name(r, self.input).as_numpy() for r in requests]
+        answers = [self.session.run([self.output], {self.input: o})[0] for o in images]
+        return [pb.InferenceResponse([pb.Tensor(self.output, o)]) for o in answers]
+"""
+
 @pytest.fixture(scope='session')
 def server(bundles, tmp_path_factory):
-    "A tritonserver with all of them, and the item transforms of `ort`, a repository for the onnxruntime backend."
+    "A tritonserver with all of them, and `ort`: a repository for the onnxruntime backend, which has a stand-in."
     if not PYTHON.exists(): pytest.skip('no Triton environment: python tools/env.py triton')
     tmp = tmp_path_factory.mktemp('triton')
     repos = [to_triton(b, tmp/n, n, 'python', max_queue=2 if n == 'masks' else 64, max_wait=.01)
              for n, b in bundles.items()]
     repos.append(to_triton(bundles['digits'], tmp/'ort', 'ort'))
-    names = [o + part for o in bundles if o != 'broken' for part in ('', '_transforms', '_net')] + ['ort_transforms']
+    names = [o + part for o in (*bundles, 'ort') if o != 'broken' for part in ('', '_transforms', '_net')]
+    (tmp/'backends'/'onnxruntime').mkdir(parents=True)
+    (tmp/'backends'/'onnxruntime'/'model.py').write_text(ORT_BACKEND, encoding='utf-8')
     flags = [f'--model-repository={o}' for o in repos[1:]] + [f'--load-model={o}' for o in names]
-    with local_triton(repos[0], PYTHON, '--model-control-mode=explicit', *flags, timeout=200) as s: yield s
+    flags.append('--model-control-mode=explicit')
+    with local_triton(repos[0], PYTHON, *flags, timeout=200, backends=tmp/'backends') as s: yield s
 
 @pytest.fixture(params=DOORS)
 def door(request, server):
@@ -92,13 +113,14 @@ def photos():
     from fastai_deploy.samples.digits import digits
     return [o.read_bytes() for o in sorted(digits().rglob('*.jpg'))[::61]]
 
-def test_goldens(door, bundles):
+@pytest.mark.parametrize('name', ['digits', 'ort'])
+def test_goldens(door, bundles, name):
     "What fastai answered, through the ensemble."
     b = open_bundle(bundles['digits'])
     for i, g in enumerate(load(bundles['digits']).goldens()):
         file = [b.read(f'golden/{i}.png')]
-        np.testing.assert_allclose(door.ask('digits', file)[0], g.probs, atol=1e-5)
-        [best] = door.ask('digits', file, top=1)[0]
+        np.testing.assert_allclose(door.ask(name, file)[0], g.probs, atol=1e-5)
+        [best] = door.ask(name, file, top=1)[0]
         assert best.decode().split(':', 2)[2] == g.label
 
 def test_transforms_are_exact(door, bundles, photos, tmp_path):

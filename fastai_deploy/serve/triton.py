@@ -125,7 +125,8 @@ class Net:
         try: return self.model.session.run([self.model.spec.output.name], dict(image=batch))[0]
         except Exception as e: # onnxruntime's own classes have no common base but this
             if self.model.spec.input.size: raise  # Triton has compared the shape
-            raise ImageError(f'the net does not take an image of {batch.shape[2]}x{batch.shape[3]} (height x width)') from e
+            size = 'x'.join(map(str, batch.shape[2:]))
+            raise ImageError(f'the net does not take an image of {size} (height x width)') from e
 
     def execute(self,
         requests: list, # Of Triton: each has `image`, [N, C, H, W]
@@ -359,6 +360,7 @@ def local_triton(
     python: str|Path,     # Of an environment with nvidia-pytriton, Pillow and onnxruntime
     *flags: str,          # More for tritonserver
     timeout: float = 60,  # Seconds until it must be ready
+    backends: str|Path = None, # Folder with more backends than the wheel's: onnxruntime/…, …
 ): # An object with `http`, `grpc` and `metrics`: host:port of each; `log`: a file
     "A `tritonserver` of this machine, from the wheel nvidia-pytriton, while the block runs."
     ports = _free_ports(3)
@@ -367,6 +369,7 @@ def local_triton(
         log, models = Path(tmp)/'log', Path(tmp)/'models'
         models.symlink_to(Path(repository).resolve(strict=True))  # Triton takes no path with a space in it
         command, env = _command(python, models, Path(tmp)/'backends', ports[::-1])
+        if backends: shutil.copytree(backends, Path(tmp)/'backends', dirs_exist_ok=True)
         with open(log, 'wb') as f: server = subprocess.Popen([*command, *flags], env=env, stdout=f, stderr=f)
         try:
             end = time.monotonic() + timeout
