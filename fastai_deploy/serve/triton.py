@@ -183,7 +183,8 @@ def _warmups(bundle: Bundle, configs: dict, name: str) -> dict:
     res, (file, image, _) = {}, _tensors(bundle.spec)
     for i, (png, t) in enumerate(golden_traces(bundle)):
         data, a = bundle.read(f'golden/{png}'), _net_array(bundle.spec, open_golden(bundle, png, t).image)
-        inputs = dict(transforms=(file, len(data).to_bytes(4, 'little') + data), net=(image | dict(dims=[*a.shape]), a.tobytes()))
+        inputs = dict(transforms=(file, len(data).to_bytes(4, 'little') + data),
+                      net=(image | dict(dims=[*a.shape]), a.tobytes()))
         for model, (tensor, content) in inputs.items():
             config, part = configs[f'{name}_{model}'], f'golden-{i}'
             res[f'{name}_{model}/warmup/{part}'] = content
