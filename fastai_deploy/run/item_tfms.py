@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PAD_MODES', 'MAX_STEP', 'ORDERS', 'RESAMPLES', 'ITEM_OPS', 'crop_pad', 'resize_box', 'pillow_order', 'resize',
            'rrc_size', 'random_resized_crop', 'ratio_size', 'ratio_resize', 'check_item', 'item_size', 'apply_item',
-           'to_array']
+           'to_array', 'check_size', 'item_array']
 
 # %% ../../nbs/run/04_item_tfms.ipynb #imports
 import math
@@ -220,3 +220,28 @@ def to_array(
     "The pixels of `img`, channels first: fastai's `ToTensor`."
     a = np.asarray(img)
     return np.ascontiguousarray(a[None] if a.ndim == 2 else a.transpose(2, 0, 1))
+
+# %% ../../nbs/run/04_item_tfms.ipynb #item-array
+def check_size(
+    inp,            # `Input` of the bundle's spec
+    size,           # (height, width) after the item transforms
+    name: str = '', # What an error begins with: 'photo.jpg: '
+) -> None:
+    "Refuse what the item transforms did not bring to a size that the net takes."
+    have, want, least = ('{}x{}'.format(*(o or size)) for o in (size, inp.size, inp.min_size))
+    if inp.size and want != have:
+        raise ImageError(f'{name}the image is {have} (height x width), this model takes {want} and has no transform '
+                         'that resizes: resize it as the training images were')
+    if inp.size is None and any(n < m for n, m in zip(size, inp.min_size or (1, 1))):
+        raise ImageError(f'{name}the net would get {have} pixels (height x width), and takes {least} at least')
+
+def item_array(
+    spec,             # `Spec` of the bundle
+    img: Image.Image, # As `open_image` gives it
+    name: str = '',   # What an error begins with
+) -> np.ndarray: # uint8 [C, H, W]
+    "`img` after the item transforms, at a size that the net takes."
+    try: a = to_array(apply_item(spec.item, img))
+    except ImageError as e: raise ImageError(f'{name}{e}') from e
+    check_size(spec.input, a.shape[1:], name)
+    return a

@@ -19,7 +19,7 @@ from .geometry import steps
 from .goldens import read_goldens
 from .guard import check_model
 from .image import FORMATS, check_open_args, open_image
-from .item_tfms import apply_item, check_item, to_array
+from .item_tfms import check_item, check_size, item_array
 from .session import make_session
 from .tasks import TASKS, decode_answer
 
@@ -71,18 +71,8 @@ class Model:
         "The images that travel in the bundle, with fastai's answers."
         return read_goldens(self.bundle)
 
-# %% ../../nbs/run/16_model.ipynb #check-size
+# %% ../../nbs/run/16_model.ipynb #raw
 def _name(x) -> str: return f'{x}: ' if isinstance(x, (str, os.PathLike)) else ''
-
-def _check_size(spec, size, x) -> None:
-    "Refuse what the item transforms did not bring to a size that the net takes."
-    inp = spec.input
-    have, want, least = ('{}x{}'.format(*(o or size)) for o in (size, inp.size, inp.min_size))
-    if inp.size and want != have:
-        raise ImageError(f'{_name(x)}the image is {have} (height x width), this model takes {want} and has no '
-                         'transform that resizes: resize it as the training images were')
-    if inp.size is None and any(n < m for n, m in zip(size, inp.min_size or (1, 1))):
-        raise ImageError(f'{_name(x)}the net would get {have} pixels (height x width), and takes {least} at least')
 
 def _size_after(ops, size):
     "(height, width) of an image of `size` after item ops."
@@ -111,14 +101,10 @@ def prepare_sized(self: Model,
     "Open an image and apply the item transforms; its own size is needed to place an answer on it."
     spec, img = self.spec, self.open(x, exif)
     size = img.size[::-1]
-    if self.engine == 'pixels':
-        if max(size) > LONGEST_SIDE: raise ImageError(f'{_name(x)}a side of more than {LONGEST_SIDE} pixels')
-        _check_size(spec, _size_after(spec.item, size), x)
-        return np.asarray(img.convert('RGB')), size
-    try: a = to_array(apply_item(spec.item, img))
-    except ImageError as e: raise ImageError(f'{_name(x)}{e}') from e
-    _check_size(spec, a.shape[1:], x)
-    return a, size
+    if self.engine != 'pixels': return item_array(spec, img, _name(x)), size
+    if max(size) > LONGEST_SIDE: raise ImageError(f'{_name(x)}a side of more than {LONGEST_SIDE} pixels')
+    check_size(spec.input, _size_after(spec.item, size), _name(x))
+    return np.asarray(img.convert('RGB')), size
 
 @patch
 def prepare(self: Model,
