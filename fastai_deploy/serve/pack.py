@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from ..run.basics import FastaiDeployError, ImageError, MissingExtraError, one_line, plain
+from ..run.basics import (
+    FastaiDeployError, ImageError, MissingExtraError, UnsupportedError, one_line, plain)
 from ..run.beside import beside
 from ..run.bundle import open_bundle
 from ..run.loading import load
@@ -68,6 +69,17 @@ def own_line(
         return f"fastai_deploy{what} @ {_address(json.loads(direct), here.metadata['Home-page'])}"
     return f'fastai_deploy{what}=={here.version}'
 
+# %% ../../nbs/serve/10_pack.ipynb #ops
+def _packages(ops: list) -> list:
+    "Lines of a requirements.txt: the packages that have a bundle's own ops."
+    found = {}
+    for name in (o['name'] for o in ops if o['op'] == 'custom'):
+        for e in metadata.entry_points(group='fastai_deploy.ops', name=name): found[name] = e.dist
+        if name not in found:
+            raise UnsupportedError(f'op {name!r}: no installed package has an entry point of fastai_deploy.ops for '
+                                   'it, so the packed bundle would not find it')
+    return sorted({f'{o.name}=={o.version}' for o in found.values()})
+
 # %% ../../nbs/serve/10_pack.ipynb #facts
 @dataclass
 class Facts:
@@ -78,13 +90,14 @@ class Facts:
     memory: int  # MiB that the model may need
     storage: str = None # Where KServe finds the bundle, if not in the image
     wheel: Path = None  # Of fastai_deploy
+    packages: tuple = () # Lines of a requirements.txt, for a bundle's own ops
     python: str = '{}.{}'.format(*sys.version_info) # For which versions were pinned
 
     def requirements(self,
         extra: str = '', # Of fastai_deploy
     ) -> dict: # File name → content: requirements.txt, and the wheel if there is one
         "What pip needs."
-        lines = [own_line(extra, self.wheel), *pins('fastai_deploy', (extra,))]
+        lines = [own_line(extra, self.wheel), *self.packages, *pins('fastai_deploy', (extra,))]
         return {'requirements.txt': '\n'.join(lines) + '\n',
                 **({self.wheel.name: self.wheel.read_bytes()} if self.wheel else {})}
 
@@ -117,10 +130,10 @@ WORKDIR /app
 COPY {_copies(f)} ./
 RUN pip install --no-cache-dir -r requirements.txt
 COPY bundle /bundle
-RUN chmod -R a+rX /bundle
 USER 1000
 EXPOSE 8080
-HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["python", "-c", "{_ready}"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s \\
+  CMD ["python", "-c", "{_ready}"]
 ENTRYPOINT ["fastai-deploy", "serve"]
 CMD ["{f.name}=/bundle", "--host", "0.0.0.0", "--port", "8080"]
 ''',
@@ -139,7 +152,7 @@ def _kserve(f: Facts) -> dict:
     "An image, and a service on Kubernetes."
     storage = f"""
         - name: STORAGE_URI   # KServe downloads it to /mnt/models
-          value: {json.dumps(f.storage)}""" if f.storage else ''
+          value: {json.dumps(f.storage, ensure_ascii=False)}""" if f.storage else ''
     upload = f'Upload the folder `bundle` to {f.storage} first.\n\n' if f.storage else ''
     return _docker(f) | {
         'inferenceservice.yaml': f"""\
@@ -152,7 +165,7 @@ spec:
     minReplicas: 1
     containers:
     - name: kserve-container
-      image: {json.dumps(f.image)}
+      image: {json.dumps(f.image, ensure_ascii=False)}
       args: ["{f.name}={'/mnt/models' if f.storage else '/bundle'}", "--host", "0.0.0.0", "--port", "8080"]
       env:
         - name: PROTOCOL      # what protocolVersion is for a container of one's own
@@ -225,7 +238,7 @@ def _request(event: dict):
     body, headers = _body(event), {k.lower(): v for k, v in (event.get('headers') or {}).items()}
     if 'json' in headers.get('content-type', ''):
         try: said = json.loads(body)
-        except ValueError as e: raise _Refused(400, 'the body is not JSON') from e
+        except (ValueError, RecursionError) as e: raise _Refused(400, 'the body is not JSON') from e
         return _images(said), 'images' in said
     if event.get('isBase64Encoded'): return [body], False
     raise _Refused(400, 'the body came as text: send JSON with the image as base64, or let the gateway pass bytes '
@@ -234,7 +247,8 @@ def _request(event: dict):
 def _answer(model, images: list, several: bool):
     "What the model says, as JSON values."
     answers = model.predict_batch(images, progress=False)
-    if several: return [dict(error=str(a)) if isinstance(a, Exception) else a.to_dict() for a in answers]
+    say = lambda a: dict(error=one_line(a)) if isinstance(a, Exception) else a.to_dict()
+    if several: return [dict(path=str(i), **say(a)) for i, a in enumerate(answers)]
     if isinstance(answers[0], Exception): raise answers[0]
     return answers[0].to_dict()
 
@@ -248,7 +262,7 @@ def lambda_handler(
     model, # A loaded bundle
 ): # A function (event, context) for AWS Lambda
     "Answers events of API Gateway, function URLs and `aws lambda invoke` with a model."
-    about = dict(model=model.path.name, task=model.spec.task, sha256=model.bundle.sha256)
+    about = dict(task=model.spec.task, sha256=model.bundle.sha256)
     def handler(event, context=None):
         "The answer to an event."
         method = _method(event)
@@ -281,17 +295,17 @@ handler = lambda_handler(fd.load(Path(__file__).parent/'bundle'))
 """,
         'Dockerfile': f"""\
 FROM public.ecr.aws/lambda/python:{f.python}
+WORKDIR /var/task
 COPY {_copies(f)} ./
 RUN pip install --no-cache-dir -r requirements.txt
 COPY app.py ./
 COPY bundle ./bundle
-RUN chmod -R a+rX .
 CMD ["app.handler"]
 """,
         'template.yaml': f"""\
 AWSTemplateFormatVersion: "2010-09-09"
 Transform: AWS::Serverless-2016-10-31
-Description: {json.dumps(f.title)}
+Description: {json.dumps(f.title, ensure_ascii=False)}
 Resources:
   Predict:
     Type: AWS::Serverless::Function
@@ -329,7 +343,7 @@ sam deploy --guided --stack-name {f.name}
 # %% ../../nbs/serve/10_pack.ipynb #space
 def _space(f: Facts) -> dict:
     "A page on Hugging Face."
-    lines, library = pins('fastai_deploy', ('demo',), deep=False), {}
+    lines, library = [*f.packages, *pins('fastai_deploy', ('demo',), deep=False)], {}
     if f.wheel:
         with zipfile.ZipFile(f.wheel) as z:
             library = {n: z.read(n) for n in z.namelist() if re.match('fastai_deploy/(?!_apps/).*[^/]$', n)}
@@ -373,10 +387,11 @@ def _write(folder: Path, bundle, files: dict) -> None:
     "Write the files of a platform, and a bundle, into a new folder."
     spare = {'weights.safetensors', *(['pixels.onnx'] if 'model.onnx' in bundle else [])}
     write_bundle(folder/'bundle', bundle.spec, {n: bundle.read(n) for n in bundle.spec.files if n not in spare})
-    load(folder/'bundle', engine='model' if 'model.onnx' in bundle else 'pixels')
+    load(folder/'bundle', engine='model' if 'model.onnx' in bundle else 'pixels').bundle.close()
     for name, content in files.items():
         (folder/name).parent.mkdir(parents=True, exist_ok=True)
         (folder/name).write_bytes(content if isinstance(content, bytes) else content.encode('utf-8'))
+    for p in folder.rglob('*'): p.chmod(0o755 if p.is_dir() else 0o644)  # another user reads them there
 
 def _put(new: Path, path: Path) -> None:
     "Folder `new` as `path`; where that is, its files in the place of those of the same name."
@@ -413,7 +428,7 @@ def pack(
             raise FastaiDeployError(f'name {name!r}: at most 40 small letters, digits and hyphens, a letter first')
         memory = 1024 + 256*-(-3*sum(o['bytes'] for o in b.spec.files.values())//2**28)  # in whole 256 MiB
         facts = Facts(name, plain(title or b.path.stem), image or f'{name}:{b.sha256[:12]}', memory, storage,
-                      wheel and Path(wheel))
+                      wheel and Path(wheel), _packages(b.spec.item))
         try:
             with beside(out, put=_put) as new:
                 new.mkdir()
