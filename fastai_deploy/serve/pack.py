@@ -166,7 +166,8 @@ spec:
     containers:
     - name: kserve-container
       image: {json.dumps(f.image, ensure_ascii=False)}
-      args: ["{f.name}={'/mnt/models' if f.storage else '/bundle'}", "--host", "0.0.0.0", "--port", "8080"]
+      args: ["{f.name}={'/mnt/models' if f.storage else '/bundle'}", "--host", "0.0.0.0", "--port", "8080",
+             "--threads", "2"]    # as many as the limit below: onnxruntime counts the cores of the whole node
       env:
         - name: PROTOCOL      # what protocolVersion is for a container of one's own
           value: v2{storage}
@@ -182,7 +183,7 @@ spec:
         initialDelaySeconds: 60
         timeoutSeconds: 3
       resources:
-        requests: {{cpu: "1", memory: {f.memory}Mi}}
+        requests: {{cpu: "2", memory: {f.memory}Mi}}
         limits: {{cpu: "2", memory: {f.memory}Mi}}
       securityContext:
         runAsNonRoot: true
@@ -383,11 +384,15 @@ PACKS = dict(docker=_docker, kserve=_kserve, space=_space)
 PACKS['lambda'] = _lambda
 
 # %% ../../nbs/serve/10_pack.ipynb #pack-parts
+def _needed(bundle) -> list:
+    "Names of a bundle's files, without those that only other programs read."
+    spare = {'weights.safetensors', *(['pixels.onnx'] if 'model.onnx' in bundle else [])}
+    return [n for n in bundle.spec.files if n not in spare]
+
 def _write(folder: Path, bundle, files: dict) -> None:
     "Write the files of a platform, and a bundle, into a new folder."
-    spare = {'weights.safetensors', *(['pixels.onnx'] if 'model.onnx' in bundle else [])}
-    write_bundle(folder/'bundle', bundle.spec, {n: bundle.read(n) for n in bundle.spec.files if n not in spare})
-    load(folder/'bundle', engine='model' if 'model.onnx' in bundle else 'pixels').bundle.close()
+    write_bundle(folder/'bundle', bundle.spec, {n: bundle.read(n) for n in _needed(bundle)})
+    load(folder/'bundle').bundle.close()
     for name, content in files.items():
         (folder/name).parent.mkdir(parents=True, exist_ok=True)
         (folder/name).write_bytes(content if isinstance(content, bytes) else content.encode('utf-8'))
@@ -426,7 +431,8 @@ def pack(
         name = name or _slug(b.path.stem)
         if name != _slug(name):
             raise FastaiDeployError(f'name {name!r}: at most 40 small letters, digits and hyphens, a letter first')
-        memory = 1024 + 256*-(-3*sum(o['bytes'] for o in b.spec.files.values())//2**28)  # in whole 256 MiB
+        size = sum(b.spec.files[n]['bytes'] for n in _needed(b))
+        memory = 1024 + 256*-(-4*size//2**28)  # MiB: for Python and large images, and for the net
         facts = Facts(name, plain(title or b.path.stem), image or f'{name}:{b.sha256[:12]}', memory, storage,
                       wheel and Path(wheel), _packages(b.spec.item))
         try:
