@@ -213,7 +213,7 @@ def test_lambda(packed, clean, digits_bundle):
     want = [model.predict(f).to_dict() for f in files]
     assert [o[0] for o in server.answers] == ['response']*4 + ['error']
     assert (one[1]['statusCode'], json.loads(one[1]['body'])) == (200, want[0])
-    assert json.loads(several[1]['body']) == direct[1] == want
+    assert json.loads(several[1]['body']) == direct[1] == [dict(path=str(i), **o) for i, o in enumerate(want)]
     assert bad[1]['statusCode'] == 400 and 'not an image' in bad[1]['body']
     assert error[1]['errorType'] == 'ImageError'
 
