@@ -461,7 +461,12 @@ def _answered(ray, job: dict, packed: bytes, actors: int, cpus: float, gpus: flo
     ds = data.range(n, override_num_blocks=n)
     ds.context.enable_progress_bars = False
     ds = ds.map(_Answerer, fn_constructor_args=[job, ray.put(packed)], compute=pool, num_cpus=cpus, num_gpus=gpus)
-    try: yield from ds.iter_rows()
+    log = logging.getLogger('ray.data')
+    level = log.level
+    try:
+        log.setLevel(logging.ERROR)  # not that there is no bar: there is ours
+        yield from ds.iter_rows()
     except ray.exceptions.RayError as e:
         cause = getattr(e, 'cause', None) or e
         raise FastaiDeployError(f'stopped: {one_line(getattr(cause, "__cause__", None) or cause)}') from e
+    finally: log.setLevel(level)
