@@ -221,6 +221,8 @@ class _File:
             raise
 
 # %% ../../nbs/serve/09_scale.ipynb #plan
+_TRIES = 3  # processes that may die at a shard; the last of them says at which image
+
 class _Store:
     "A folder of answers: `_manifest.json`, `_plan.parquet`, and a file `part-….parquet` for each shard that is done."
     def __init__(self, fs, root: str): self.fs, self.root = fs, root
@@ -239,6 +241,12 @@ class _Store:
         new = f'{self.root}/.{name}-{uuid4().hex}.part'
         with self.fs.open_output_stream(new, compression=None) as f: f.write(content)
         self.fs.move(new, f'{self.root}/{name}')
+
+    def clear(self, mark: str) -> None:
+        "Remove what marks that a shard was begun."
+        marks = [f'{self.root}/{mark}{i}' for i in range(_TRIES)]
+        for o in self.fs.get_file_info(marks):
+            if o.is_file: self.fs.delete_file(o.path)
 
     def table(self, name: str, tables: list, schema) -> None:
         "Write tables as the row groups of a Parquet file."
@@ -343,46 +351,52 @@ class _Answerer:
             saved = [out.getvalue()]
         return [name, *self.task.cells(answer, self.job['k']), *saved, None]
 
+    def mark(self, shard: int) -> str:
+        "The mark that a shard is begun, which goes when it is done; raises if it was begun `_TRIES` times."
+        marks = [f'_begun-{shard:06}-{i}' for i in range(_TRIES)]
+        there = [o.is_file for o in self.store.fs.get_file_info([f'{self.store.root}/{o}' for o in marks])]
+        if not all(there):
+            self.store.put(new := marks[there.index(False)], b'')
+            return new
+        with self.store.open(marks[-1]) as f: at = f.read().decode()
+        raise FastaiDeployError(f'{_TRIES} processes died at {at or f"shard {shard}"}: move it away, or call again')
+
+    def one_by_one(self, items: list, mark: str):
+        "`Model.stream`, slowly: the mark says which image is in hand."
+        for name, x in items:
+            self.store.put(mark, name.encode())
+            yield x, self.model.predict_batch([x], 1, 1, False)[0]
+
     def __call__(self, row: dict) -> dict:
         "Answer a shard; what became of it."
         pa, shard, begun, faults = _ray('pyarrow'), self.todo[row['id']], time.time(), []
-        items = self.items(shard, faults)
-        answers = self.model.stream([o for _, o in items], self.job['batch_size'], self.job['workers'])
+        mark, items = self.mark(shard), self.items(shard, faults)
+        if mark.endswith(str(_TRIES-1)): answers = self.one_by_one(items, mark)
+        else: answers = self.model.stream([o for _, o in items], self.job['batch_size'], self.job['workers'])
         rows = [self.cells(name, p) for (name, _), (_, p) in zip(items, answers)]
         if faults: raise FastaiDeployError(f'files cannot be read: {one_line(faults[0])}')
         columns = [pa.array(c, f.type) for c, f in zip(zip(*rows), self.schema)]
         self.store.table(_part(shard), [pa.Table.from_arrays(columns, schema=self.schema)], self.schema)
+        self.store.clear(mark[:-1])
         return dict(shard=shard, items=len(rows), errors=sum(o[-1] is not None for o in rows), begun=begun,
                     seconds=time.time()-begun, actor=f"{_ray().get_runtime_context().get_node_id()[:6]}-{os.getpid()}")
 
-# %% ../../nbs/serve/09_scale.ipynb #predict
-class Run(NamedTuple):
-    "What became of a run."
-    items: int     # Items that it answered
-    errors: int    # Those of them that have an error instead of an answer
-    before: int    # Items that were answered before
-    seconds: float # From the first shard to the last, with the actors' start
-    shards: list   # For each shard: shard, items, errors, begun, seconds, actor
-
-    def __str__(self):
-        there = f'; {self.before} were there' if self.before else ''
-        return f'{self.items} items, {self.errors} without an answer, {self.seconds:.1f} s{there}'
-
-def _found(source, fs, column: str, formats: tuple, shard: int) -> tuple:
+# %% ../../nbs/serve/09_scale.ipynb #found
+def _found(source, filesystem, column: str, formats: tuple, shard: int) -> tuple:
     "What a source has, as `_planned` takes it; the column, if it is Parquet; and the filesystem."
     if not isinstance(source, (str, os.PathLike)):
         names = [str(o) for o in source]
-        fs, _ = _place(names[0], fs) if names else (fs, '')
-        local = lambda o: o.partition('://')[2] if '://' in o else _place(o, fs if '/' == o[:1] else None)[1]
-        return [(local(o), o, None, None) for o in names], None, fs
+        if not names: raise FastaiDeployError('no images are named in this list')
+        where = lambda o: o.partition('://')[2] if '://' in o else _place(o, filesystem)[1]
+        return [(where(o), o, None, None) for o in names], None, _place(names[0], filesystem)[0]
     Image.init()
     endings = {e for e, f in Image.registered_extensions().items() if formats is None or f in formats}
-    fs, where = _place(source, fs)
+    source, (fs, where) = str(source), _place(source, filesystem)
     parquet = bool(column) or where.endswith('.parquet')
     files = _below(fs, where, {'.parquet'} if parquet else endings)
     if not files: raise FastaiDeployError(f'{source}: no images there; column= says that there are Parquet files')
-    common = len(os.path.commonprefix([str(source)[::-1], where[::-1]]))
-    shown = lambda f: str(source)[:len(str(source))-common] + f[len(where)-common:] if common else f
+    same = len(os.path.commonprefix([source[::-1], where[::-1]]))
+    shown = lambda f: source[:len(source)-same] + f[len(where)-same:] if same else f
     if not parquet: return [(f, shown(f), None, None) for f in files], None, fs
     found = []
     for f in files:
@@ -391,6 +405,37 @@ def _found(source, fs, column: str, formats: tuple, shard: int) -> tuple:
         found += [(f, shown(f), i, min(i+shard, n)) for i in range(0, n, shard)]
     return found, column, fs
 
+# %% ../../nbs/serve/09_scale.ipynb #begin
+def _begin(store: _Store, facts: dict, overwrite: bool) -> None:
+    "Make the folder of answers, or see that it is of the same kind."
+    there = store.names()
+    own = re.compile(r'_manifest\.json|_plan\.parquet|part-\d+\.parquet|_begun-.+|\..+\.part')
+    if any(not own.fullmatch(n) for n in there):
+        raise FastaiDeployError(f'{store.root} has other files than answers: choose another folder')
+    old = {}
+    if '_manifest.json' in there and not overwrite:
+        with store.open('_manifest.json') as f: old = json.loads(f.read())
+        if differ := [k for k in facts if old.get(k) != facts[k]]:
+            raise FastaiDeployError(f'{store.root} has answers with another {differ[0]}, {old.get(differ[0])} and not '
+                                    f'{facts[differ[0]]}: choose another folder, or pass overwrite=True')
+    for n in there:
+        if overwrite or n.endswith('.part') or n.startswith('_begun-'): store.fs.delete_file(f'{store.root}/{n}')
+    store.fs.create_dir(store.root, recursive=True)
+    if not old: store.put('_manifest.json', json_text(facts, 1).encode())
+
+# %% ../../nbs/serve/09_scale.ipynb #run
+class Run(NamedTuple):
+    "What became of a run."
+    items: int     # Items that it answered
+    errors: int    # Those of them that have an error instead of an answer
+    before: int    # Items that were answered before
+    seconds: float # With the start of the actors
+    shards: list   # For each shard: shard, items, errors, begun, seconds, actor
+
+    def __str__(self):
+        there = f'; {self.before} were there' if self.before else ''
+        return f'{self.items} items, {self.errors} without an answer, {self.seconds:.1f} s{there}'
+
 def _packed(bundle) -> bytes:
     "A bundle as a zip."
     out = io.BytesIO()
@@ -398,21 +443,26 @@ def _packed(bundle) -> bytes:
         for n in ['bundle.json', *bundle.spec.files]: z.writestr(n, bundle.read(n))
     return out.getvalue()
 
-def _begin(store: _Store, facts: dict, overwrite: bool) -> None:
-    "Make the folder of answers, or see that it is of the same kind."
-    there = store.names()
-    ours = {n for n in there if n in ('_manifest.json', _PLAN) or re.fullmatch(r'part-\d+\.parquet|\..+\.part', n)}
-    if there - ours: raise FastaiDeployError(f'{store.root} has other files than answers: choose another folder')
-    old = {}
-    if '_manifest.json' in there and not overwrite:
-        with store.open('_manifest.json') as f: old = json.loads(f.read())
-        if differ := [k for k in facts if old.get(k) != facts[k]]:
-            raise FastaiDeployError(f'{store.root} has answers with another {differ[0]}, {old.get(differ[0])} and not '
-                                    f'{facts[differ[0]]}: choose another folder, or pass overwrite=True')
-    for n in ours if overwrite else (o for o in ours if o.endswith('.part')): store.fs.delete_file(f'{store.root}/{n}')
-    store.fs.create_dir(store.root, recursive=True)
-    if not old: store.put('_manifest.json', json_text(facts, 1).encode())
+def _answered(ray, job: dict, packed: bytes, actors: int, cpus: float, gpus: float):
+    "Yields what became of each shard, as it is done."
+    data, n = _ray('ray.data'), len(job['todo'])
+    have, needs = ray.cluster_resources(), dict(CPU=cpus, GPU=gpus)
+    most = min(actors or max(1, int(min(have.get(o, 0)/need for o, need in needs.items() if need))), n)
+    pool = data.ActorPoolStrategy(min_size=1, max_size=most, initial_size=most)
+    ds = data.range(n, override_num_blocks=n)
+    ds.context.enable_progress_bars = False
+    ds = ds.map(_Answerer, fn_constructor_args=[job, ray.put(packed)], compute=pool, num_cpus=cpus, num_gpus=gpus)
+    log = logging.getLogger('ray.data')
+    level = log.level
+    try:
+        log.setLevel(logging.ERROR)  # not that there is no bar: there is ours
+        yield from ds.iter_rows()
+    except ray.exceptions.RayError as e:
+        cause = getattr(e, 'cause', None) or e
+        raise FastaiDeployError(f'stopped: {one_line(getattr(cause, "__cause__", None) or cause)}') from e
+    finally: log.setLevel(level)
 
+# %% ../../nbs/serve/09_scale.ipynb #predict
 def predict(
     source,                 # Folder, pattern or URL of images; a list of paths; Parquet files
     bundle,                 # Path of a bundle
@@ -451,22 +501,3 @@ def predict(
         done += row['items']
         report(done, sum(counts))
     return Run(sum(o['items'] for o in shards), sum(o['errors'] for o in shards), before, time.time()-begun, shards)
-
-def _answered(ray, job: dict, packed: bytes, actors: int, cpus: float, gpus: float):
-    "Yields what became of each shard, as it is done."
-    data, n = _ray('ray.data'), len(job['todo'])
-    have, needs = ray.cluster_resources(), dict(CPU=cpus, GPU=gpus)
-    most = min(actors or max(1, int(min(have.get(o, 0)/need for o, need in needs.items() if need))), n)
-    pool = data.ActorPoolStrategy(min_size=1, max_size=most, initial_size=most)
-    ds = data.range(n, override_num_blocks=n)
-    ds.context.enable_progress_bars = False
-    ds = ds.map(_Answerer, fn_constructor_args=[job, ray.put(packed)], compute=pool, num_cpus=cpus, num_gpus=gpus)
-    log = logging.getLogger('ray.data')
-    level = log.level
-    try:
-        log.setLevel(logging.ERROR)  # not that there is no bar: there is ours
-        yield from ds.iter_rows()
-    except ray.exceptions.RayError as e:
-        cause = getattr(e, 'cause', None) or e
-        raise FastaiDeployError(f'stopped: {one_line(getattr(cause, "__cause__", None) or cause)}') from e
-    finally: log.setLevel(level)
