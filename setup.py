@@ -8,8 +8,8 @@ here = Path(__file__).parent
 ini = ConfigParser(delimiters=['='], interpolation=None)
 ini.read(here/'settings.ini', encoding='utf-8')
 cfg = ini['DEFAULT']
-extras = {o: cfg[f'{o}_requirements'].split() for o in ('export', 'demo', 'dev')}
-extras['dev'] = extras['export'] + extras['demo'] + extras['dev']   # everything to work on it
+extras = {o: cfg[f'{o}_requirements'].split() for o in ('export', 'demo', 'serve', 'triton', 'ray', 'dev')}
+extras['dev'] = sum(extras.values(), [])   # everything to work on it
 apps = []   # files of the programs: all but what their .gitignore says is made there
 for app in sorted(o.parent for o in (here/'apps').glob('*/.gitignore')):
     made = {*(app/'.gitignore').read_text(encoding='utf-8').replace('/', '').split()}

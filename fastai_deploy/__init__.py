@@ -12,7 +12,9 @@ if 'ORT_DISABLE_TELEMETRY' not in _os.environ:
     if 'onnxruntime' in _sys.modules: _sys.modules['onnxruntime'].disable_telemetry_events()
 
 _homes = {
-    'learner.export': 'export', 'learner.verify': 'verify', 'serve.demo': 'demo',
+    'learner.export': 'export', 'learner.verify': 'verify', 'serving.demo': 'demo',
+    'serving.server': 'serve', 'serving.client': 'Client AsyncClient', 'serving.pack': 'pack',
+    'serving.triton': 'to_triton', 'serving.scale': 'to_ray scale',
     'run.loading': 'load', 'run.model': 'Model', 'run.custom_ops': 'register_op',
     'run.answers': 'Prediction MultiLabel Values Points Mask Picture', 'run.spec': 'Spec',
     'run.bundle': 'Bundle open_bundle', 'run.parity': 'Parity', 'run.goldens': 'Golden',
@@ -23,7 +25,7 @@ __all__ = sorted(_home)
 def __getattr__(name):
     from importlib import import_module
     if name not in _home: raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-    try: globals()[name] = value = getattr(import_module(f'{__name__}.{_home[name]}'), name)
+    try: globals()[name] = value = getattr(home := import_module(f'{__name__}.{_home[name]}'), name, home)
     except ModuleNotFoundError as e:
         if (e.name or '').startswith(__name__): raise
         from .run.basics import MissingExtraError

@@ -42,7 +42,7 @@ def main(bundle, photos):
     assert Path(fd.__file__).is_relative_to(sys.prefix), f'not the installed package: {fd.__file__}'
     mods = sorted(o.name for o in pkgutil.walk_packages(fd.__path__, 'fastai_deploy.') if not o.ispkg)
     for m in mods:
-        if m.split('.')[1] in ('run', 'serve') or m == 'fastai_deploy.learner.verify': importlib.import_module(m)
+        if m.split('.')[1] in ('run', 'serving') or m == 'fastai_deploy.learner.verify': importlib.import_module(m)
     model = fd.load(bundle)
     goldens = model.goldens()
     dif = max(float(np.abs(model.predict(g.image).probs - np.asarray(g.probs)).max()) for g in goldens)

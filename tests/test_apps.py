@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fastai_deploy import BundleError, FastaiDeployError, load, open_bundle, verify
-from fastai_deploy.serve.programs import app_names, copy_app
+from fastai_deploy.serving.programs import app_names, copy_app
 
 APPS = Path(__file__).resolve().parent.parent/'apps'
 KEYS = {'about', 'needs', 'decoder', 'debian', 'build', 'run', 'test'}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from fastai_deploy.run.basics import ImageError
 from fastai_deploy.run.model import Model
-from fastai_deploy.serve.batching import Batcher, Busy, Late
+from fastai_deploy.serving.batching import Batcher, Busy, Late
 from PIL import Image
 
 pytest.importorskip('onnx')   # makes the toys

@@ -11,7 +11,7 @@ from fastai_deploy.run.write_bundle import update_bundle
 from fastai_deploy.samples.digits import digits
 from fastai_deploy.samples.toys import toy_bundle
 
-RUN = 'import sys; from fastai_deploy.serve.cli import main; sys.exit(main())'
+RUN = 'import sys; from fastai_deploy.serving.cli import main; sys.exit(main())'
 
 def cli(*args, code=RUN, **kwargs):
     "Run `fastai-deploy args` in a process of its own."
@@ -70,7 +70,7 @@ def test_refusals(args, code, said, tmp_path):
 
 def test_no_torch(digits_bundle, photos):
     "predict and info never import torch or fastai."
-    code = ('import sys; from fastai_deploy.serve.cli import main\n'
+    code = ('import sys; from fastai_deploy.serving.cli import main\n'
             'code, loaded = main(), {o.split(".")[0] for o in sys.modules}\n'
             'heavy = {"torch", "fastai", "timm", "gradio", "onnx"} & loaded\n'
             'sys.exit(code or f"imported: {heavy}" if heavy else code)')
@@ -80,7 +80,7 @@ def test_no_torch(digits_bundle, photos):
 
 def test_verify_without_torch(digits_bundle):
     "Where there is none, the proof says which file it did not run; where there is, all are run."
-    code = ('import sys; from fastai_deploy.serve.cli import main\n'
+    code = ('import sys; from fastai_deploy.serving.cli import main\n'
             'sys.modules.update(dict.fromkeys(["torch", "safetensors", "timm", "fastai"]))\nsys.exit(main())')
     r = cli('verify', digits_bundle, code=code)
     assert (r.returncode, r.stderr) == (0, '') and 'proven: model.onnx, pixels.onnx\n' in r.stdout, r.stdout
@@ -344,7 +344,7 @@ LEARNER = {'split_idx=', 'axis=', 'thresh=', 'method=', 'detach=', 'outside=',  
 
 def test_errors_speak_the_command_line():
     "Each parameter in an error of the library has an option in its place, and there is such an option."
-    from fastai_deploy.serve.cli import in_flags, make_parser
+    from fastai_deploy.serving.cli import in_flags, make_parser
     found = [*messages()]
     subs = next(o for o in make_parser()._actions if hasattr(o.choices, 'values')).choices.values()
     options = {o for sub in subs for a in sub._actions for o in a.option_strings}
@@ -411,7 +411,7 @@ def test_check(toys, digits_bundle, tmp_path):
 def test_options_of_export_and_demo(toys, tmp_path, monkeypatch):
     "What is said at the command line is what `fd.export` and `fd.demo` get."
     import fastai_deploy.learner.export_pkl as export_pkl
-    from fastai_deploy.serve.cli import main
+    from fastai_deploy.serving.cli import main
     pkl, got = tmp_path/'m.pkl', {}
     pkl.write_bytes(b'\x80\x02.')
     monkeypatch.setattr(export_pkl, 'load_learner', lambda path: 'learn')

@@ -15,9 +15,9 @@ import fastai_deploy as fd
 from fastai_deploy.learner.target import TARGETS, TargetType
 from fastai_deploy.run.tasks import TASKS, Task
 from fastai_deploy.run.write_bundle import update_bundle
-from fastai_deploy.serve.cli import main
-from fastai_deploy.serve.demo import answer as demo_answer, demo_page
-from fastai_deploy.serve.programs import copy_app
+from fastai_deploy.serving.cli import main
+from fastai_deploy.serving.demo import answer as demo_answer, demo_page
+from fastai_deploy.serving.programs import copy_app
 
 # --- the run side: how many of the steps were reached
 

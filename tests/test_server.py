@@ -15,8 +15,8 @@ import httpx
 from fastai_deploy.run.basics import FastaiDeployError, ParityError
 from fastai_deploy.run.loading import load
 from fastai_deploy.samples.toys import goldens_of, toy_bundle
-from fastai_deploy.serve import server
-from fastai_deploy.serve.protocol import pack, unpack
+from fastai_deploy.serving import server
+from fastai_deploy.serving.protocol import pack, unpack
 
 ROOT = Path(__file__).resolve().parent.parent
 COLOURS = dict(red=(250, 0, 0), green=(0, 250, 0), blue=(0, 0, 250))
@@ -55,7 +55,7 @@ class Running:
     "A server in a process of its own."
     def __init__(self, bundles, seconds=0, stderr=None, **options):
         options = dict(port=0, page=False) | options
-        code = f'{SLOW.format(seconds=seconds) if seconds else ""}\nfrom fastai_deploy.serve.server import serve\n' + (
+        code = f'{SLOW.format(seconds=seconds) if seconds else ""}\nfrom fastai_deploy.serving.server import serve\n' + (
             f'serve({bundles!r}, **{options!r})')
         env = dict(os.environ, PYTHONPATH=str(ROOT), PYTHONUTF8='1')
         self.p = subprocess.Popen([sys.executable, '-c', code], stderr=stderr or subprocess.PIPE, env=env, text=True,
@@ -192,9 +192,9 @@ def test_the_unforeseen_is_for_the_log_alone(bundle, caplog, monkeypatch):
     with inside(bundle) as c:
         def broken(*args): raise RuntimeError(f'{bundle}/secret')
         monkeypatch.setattr(c.app.state.service.find().batcher, 'predict', broken)
-        with caplog.at_level('INFO', 'fastai_deploy.serve'): r = c.post('/predict', content=png())
+        with caplog.at_level('INFO', 'fastai_deploy.serving'): r = c.post('/predict', content=png())
         assert r.status_code == 500 and str(bundle) not in r.text and r.headers['x-request-id'] in r.text
-        lines = [json.loads(server.JsonLines().format(o)) for o in caplog.records if o.name == 'fastai_deploy.serve']
+        lines = [json.loads(server.JsonLines().format(o)) for o in caplog.records if o.name == 'fastai_deploy.serving']
         assert any('secret' in o.get('trace', '') and o['id'] == r.headers['x-request-id'] for o in lines)
         monkeypatch.undo()
         assert c.post('/predict', content=png()).json()['label'] == 'red'

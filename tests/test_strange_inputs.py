@@ -20,7 +20,7 @@ from fastai_deploy.learner.capture import capture
 from fastai_deploy.learner.source import find_path, opener, sources
 from fastai_deploy.learner.tfms import batch_ops
 from fastai_deploy.learner.verify import valid_items
-from fastai_deploy.serve.formats import facts
+from fastai_deploy.serving.formats import facts
 from test_tasks import CODES, dataloaders, files, fit, mask, norm, reloaded  # noqa: F401
 from torch import nn
 

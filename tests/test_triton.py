@@ -20,7 +20,7 @@ from fastai_deploy.run.bundle import open_bundle
 from fastai_deploy.run.loading import load
 from fastai_deploy.run.write_bundle import update_bundle, write_bundle
 from fastai_deploy.samples.toys import goldens_of, node, toy_bundle, toy_model
-from fastai_deploy.serve.triton import local_triton, to_triton
+from fastai_deploy.serving.triton import local_triton, to_triton
 
 PYTHON = ROOT/'.venv-triton'/'bin'/'python'
 DOORS = dict(grpc=tritonclient.grpc, http=tritonclient.http)

@@ -17,7 +17,7 @@ from PIL import Image
 import fastai_deploy as fd
 from fastai_deploy.samples.digits import digits
 from fastai_deploy.samples.pets import pet_breed
-from fastai_deploy.serve.programs import app_names, apps_folder, copy_app
+from fastai_deploy.serving.programs import app_names, apps_folder, copy_app
 
 TABLE = ROOT/'nbs'/'reference'/'decoders.json'
 TOOLS = dict(node=['node', 'npm'], web=['node', 'npm', 'chromium'], cpp=['g++', 'cmake'], java=['java', 'mvn'])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PETS = ROOT.parent/'shared'/'pets'/'images'    # real photos, where there are some
-DIRS = {'dev': '.venv', 'run': '.venv-run', 'latest': '.venv-latest'}
+DIRS = {'dev': '.venv', 'run': '.venv-run', 'latest': '.venv-latest', 'triton': '.venv-triton'}
 STAMP = 'fastai_deploy.json'   # in the environment: what was asked for when it was made
 
 def settings():
@@ -23,7 +23,8 @@ def requirements(name):
     cfg = settings()
     req = lambda *ks: [o for k in ks for o in cfg[k].split()]
     return {'run': req('requirements'), 'latest': req('requirements', 'export_requirements', 'latest_requirements'),
-            'dev': req('requirements', 'export_requirements', 'demo_requirements', 'dev_requirements')}[name]
+            'triton': req('requirements', 'triton_server_requirements'),
+            'dev': req(*(f'{o}requirements' for o in ('', 'export_', 'demo_', 'serve_', 'triton_', 'ray_', 'dev_')))}[name]
 
 def python_of(name):
     d = ROOT/DIRS[name]
@@ -104,7 +105,7 @@ def ensure(name):
     if fresh:
         create(name)
         pip_install(name, *want['requirements'])
-    install_package(name)
+    if name != 'triton': install_package(name)  # what it runs is in the model repository
     stamp.write_text(json.dumps({**want, 'source': src}), encoding='utf-8')
     print(f'{DIRS[name]}: ready after {time.time() - t:.0f} s', flush=True)
     return python_of(name)

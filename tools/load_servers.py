@@ -59,7 +59,7 @@ def litserve(folder, port, threads=0, workers=1):
 
 def ours(folder, port, **options):
     "This package's server."
-    from fastai_deploy.serve.server import serve
+    from fastai_deploy.serving.server import serve
     serve(folder/'bundle', port=port, page=False, log_level='warning', **options)
 
 SERVERS = {

@@ -13,14 +13,14 @@ from readme import render
 
 LIB, NBS = 'fastai_deploy', 'nbs'
 OURS = dict(run=[], nets=['run'], graph=['run', 'nets'], learner=['run', 'nets', 'graph'], samples=['run'],
-            serve=['run'])                                        # folder -> folders below it
+            serving=['run'])                                      # folder -> folders below it
 RUN = {'numpy', 'PIL', 'onnxruntime'}
 TORCH = RUN | {'torch', 'torchvision', 'timm', 'safetensors'}
 FASTAI = {'fastai', 'fastcore', 'fastprogress', 'fasttransform', 'plum'}
 ONNX = {'onnx', 'onnxscript'}
 MAY_IMPORT = dict(run=RUN, nets=TORCH, graph=TORCH | ONNX, learner=TORCH | ONNX | FASTAI,
-                  samples=TORCH | ONNX | FASTAI | {'sklearn'}, serve=RUN)   # folder -> packages, at the top of a module
-LAZILY = dict(serve=['nets', 'graph', 'learner', 'samples'])      # inside a function, with any package
+                  samples=TORCH | ONNX | FASTAI | {'sklearn'}, serving=RUN)   # folder -> packages, at the top of a module
+LAZILY = dict(serving=['nets', 'graph', 'learner', 'samples'])      # inside a function, with any package
 
 # --- reading
 

@@ -8,7 +8,7 @@ import numpy as np
 
 import fastai_deploy as fd
 from fastai_deploy.run.bundle import digest, open_bundle
-from fastai_deploy.serve.cli import main
+from fastai_deploy.serving.cli import main
 from fastai_deploy.run.goldens import read_goldens
 from fastai_deploy.run.parity import Parity
 from fastai_deploy.run.replay import replay
