@@ -55,8 +55,8 @@ class Running:
     "A server in a process of its own."
     def __init__(self, bundles, seconds=0, stderr=None, **options):
         options = dict(port=0, page=False) | options
-        code = f'{SLOW.format(seconds=seconds) if seconds else ""}\nfrom fastai_deploy.serving.server import serve\n' + (
-            f'serve({bundles!r}, **{options!r})')
+        slow = SLOW.format(seconds=seconds) if seconds else ''
+        code = f'{slow}\nfrom fastai_deploy.serving.server import serve\nserve({bundles!r}, **{options!r})'
         env = dict(os.environ, PYTHONPATH=str(ROOT), PYTHONUTF8='1')
         self.p = subprocess.Popen([sys.executable, '-c', code], stderr=stderr or subprocess.PIPE, env=env, text=True,
                                   encoding='utf-8')

@@ -24,7 +24,8 @@ def requirements(name):
     req = lambda *ks: [o for k in ks for o in cfg[k].split()]
     return {'run': req('requirements'), 'latest': req('requirements', 'export_requirements', 'latest_requirements'),
             'triton': req('requirements', 'triton_server_requirements'),
-            'dev': req(*(f'{o}requirements' for o in ('', 'export_', 'demo_', 'serve_', 'triton_', 'ray_', 'dev_')))}[name]
+            'dev': req(*(f'{o}requirements' for o in ('', 'export_', 'demo_', 'serve_', 'triton_', 'ray_',
+                                                      'dev_')))}[name]
 
 def python_of(name):
     d = ROOT/DIRS[name]

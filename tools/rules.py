@@ -19,7 +19,7 @@ TORCH = RUN | {'torch', 'torchvision', 'timm', 'safetensors'}
 FASTAI = {'fastai', 'fastcore', 'fastprogress', 'fasttransform', 'plum'}
 ONNX = {'onnx', 'onnxscript'}
 MAY_IMPORT = dict(run=RUN, nets=TORCH, graph=TORCH | ONNX, learner=TORCH | ONNX | FASTAI,
-                  samples=TORCH | ONNX | FASTAI | {'sklearn'}, serving=RUN)   # folder -> packages, at the top of a module
+                  samples=TORCH | ONNX | FASTAI | {'sklearn'}, serving=RUN)  # folder -> packages, at the top
 LAZILY = dict(serving=['nets', 'graph', 'learner', 'samples'])      # inside a function, with any package
 
 # --- reading

@@ -296,38 +296,39 @@ def _quoted(path) -> str:
 def _app(args) -> int:
     _open(args)
     a = copy_app(args.name, args.bundle, args.output)
-    _print(f"{args.output}: {a['about']}", f"It needs {a['needs']}.", '', f'cd {_quoted(args.output)}', a['build'], a['run'])
+    _print(f"{args.output}: {a['about']}", f"It needs {a['needs']}.", '', f'cd {_quoted(args.output)}',
+           a['build'], a['run'])
     return 0
 
 # %% ../../nbs/serving/03_cli.ipynb #servers
 def _serve(args) -> int:
-    from fastai_deploy.serving.server import serve
+    import fastai_deploy as fd
     given = {o: getattr(args, o) for o in _serve_options if hasattr(args, o)}
-    serve(args.bundles, **_given(args), **given)
+    fd.serve(args.bundles, **_given(args), **given)
     return 0
 
 def _triton(args) -> int:
-    from fastai_deploy.serving.triton import to_triton
+    import fastai_deploy as fd
     _open(args)
-    out = to_triton(args.bundle, args.output, name=args.name, backend=args.backend, max_batch=args.max_batch,
+    out = fd.to_triton(args.bundle, args.output, name=args.name, backend=args.backend, max_batch=args.max_batch,
                     max_wait=args.max_wait/1000, max_queue=args.max_queue, instances=args.instances,
                     threads=args.threads, gpu=args.gpu, overwrite=args.overwrite)
     _print(f'{out}: a model repository', f'tritonserver --model-repository {_quoted(out)}')
     return 0
 
 def _ray(args) -> int:
-    from fastai_deploy.serving.scale import to_ray
+    import fastai_deploy as fd
     _open(args)
-    out = to_ray(args.bundle, args.output, name=args.name, place=args.place, max_batch=args.max_batch,
+    out = fd.to_ray(args.bundle, args.output, name=args.name, place=args.place, max_batch=args.max_batch,
                  max_wait=args.max_wait/1000, replicas=tuple(args.replicas), cpus=args.cpus, gpus=args.gpus,
                  overwrite=args.overwrite)
     _print(f'{out}: an application of Ray Serve', f'cd {_quoted(out)}', 'serve run config.yaml')
     return 0
 
 def _pack(args) -> int:
-    from fastai_deploy.serving.pack import pack
+    import fastai_deploy as fd
     _open(args)
-    out = pack(args.kind, args.bundle, args.output, overwrite=args.overwrite, name=args.name, title=args.title,
+    out = fd.pack(args.kind, args.bundle, args.output, overwrite=args.overwrite, name=args.name, title=args.title,
                image=args.image, storage=args.storage, wheel=args.wheel)
     _print(f'{out}: ready for {args.kind}; what to do next stands in {out/"README.md"}')
     return 0
@@ -459,8 +460,8 @@ def _app_args(p) -> None:
     _sha256(p)
 
 # %% ../../nbs/serving/03_cli.ipynb #parser-servers
-_serve_options = ('host port workers max_batch max_wait max_queue decoders timeout max_body max_items receive head drain '
-                  'keys cors page watch certfile keyfile log_level').split()
+_serve_options = ('host port workers max_batch max_wait max_queue decoders timeout max_body max_items receive head '
+                  'drain keys cors page watch certfile keyfile log_level').split()
 
 def _milliseconds(text: str) -> float:
     "Milliseconds as seconds."
@@ -479,22 +480,25 @@ def _serve_args(p) -> None:
     add('--max-batch', type=_count, metavar='N', help='images in one call of the net (default: 8)')
     add('--max-wait', type=_milliseconds, metavar='MS',
         help='milliseconds that an image waits for others that are on their way (default: 2)')
-    add('--max-queue', type=_count, metavar='N', help='images in hand; more are refused at once, with 503 (default: 64)')
+    add('--max-queue', type=_count, metavar='N', help='images in hand; more are refused with 503 (default: 64)')
     add('--decoders', type=_count, metavar='N', help='threads that open and transform images (default: one a core)')
     add('--timeout', type=float, metavar='S', help='seconds to the answer, else 504 (default: 30)')
     add('--max-body', type=_megabytes, metavar='MB', help='of one request (default: 64)')
     add('--max-items', type=_count, metavar='N', help='images of one request (default: 32)')
     add('--receive', type=float, metavar='S', help='seconds in which a body must have arrived (default: 30)')
-    add('--head', type=float, metavar='S', help='seconds in which the head of a request must have arrived (default: 10)')
+    add('--head', type=float, metavar='S', help='seconds in which its head must have arrived (default: 10)')
     add('--drain', type=float, metavar='S', help='seconds that requests in hand have at the end (default: 30)')
-    add('--keys', metavar='FILE', help='API keys, one a line (default: those in FASTAI_DEPLOY_KEYS; none: everybody may ask)')
+    add('--keys', metavar='FILE',
+        help='API keys, one a line (default: those in FASTAI_DEPLOY_KEYS; none: everybody may ask)')
     add('--cors', action='append', metavar='ORIGIN', help="a web site whose pages may ask; '*': all (default: none)")
     add('--certfile', metavar='FILE', help='TLS: the certificate')
     add('--keyfile', metavar='FILE', help='TLS: its key')
-    add('--no-page', action='store_const', const=False, dest='page', help='no page at /, also where gradio is installed')
+    add('--no-page', action='store_const', const=False, dest='page', help='no page at / where gradio is installed')
     add('--watch', type=float, metavar='S', help='seconds between looks for a changed bundle (default: 2; 0: never)')
     add('--log-level', choices=['debug', 'info', 'warning', 'error'], help='default: info, which has a line a request')
-    _load_args(p, 'model', sandbox=False)
+    _load_args(p, 'model', sandbox=False, threads=False)
+    add('--threads', type=_count, metavar='N',
+        help='cores of one call of the net; as many calls as fill them all run at once (default: 1)')
 
 def _batch_args(p, wait: float) -> None:
     "Arguments of what is written for another server."
@@ -511,7 +515,8 @@ def _triton_args(p) -> None:
     _batch_args(p, 2)
     p.add_argument('--backend', choices=['onnxruntime', 'python'], default='onnxruntime',
                    help="what runs the net; python: for servers without that backend (default: %(default)s)")
-    p.add_argument('--max-queue', type=_count, default=64, metavar='N', help='requests that may wait (default: %(default)s)')
+    p.add_argument('--max-queue', type=_count, default=64, metavar='N',
+                   help='requests that may wait (default: %(default)s)')
     p.add_argument('--instances', type=_count, default=1, metavar='N', help='copies of the net (default: %(default)s)')
     p.add_argument('--threads', type=_count, metavar='N', help="of one copy (default: onnxruntime's own choice)")
     p.add_argument('--gpu', action='store_true', help='run the net on the GPUs')
