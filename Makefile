@@ -3,16 +3,16 @@
 PYTHON ?= python3
 ENV = $(PYTHON) tools/env.py
 
-.PHONY: help env demo test test-slow test-latest lint docs readme report export bench zoo apps matrix attack clean
+.PHONY: help env demo test test-slow test-latest lint docs readme report export bench load soak zoo apps matrix attack clean
 
 help:         ## this list
 	@$(PYTHON) tools/env.py --help-targets Makefile
-env:          ## make the three environments: .venv (work), .venv-run (run side only), .venv-latest (newest fastai)
-	$(ENV) dev run latest
+env:          ## make the environments: .venv (work), .venv-run (run side), .venv-latest (newest fastai), .venv-triton
+	$(ENV) dev run latest triton
 demo:         ## train the sample model, export, verify, predict without fastai and torch
 	$(ENV) dev run --exec tools/demo.py $(ARGS)
 test:         ## every check: lint, structure, notebooks, the package from outside, attacks, newest fastai
-	$(ENV) dev run latest --exec tools/check.py $(ARGS)
+	$(ENV) dev run latest triton --exec tools/check.py $(ARGS)
 test-slow:    ## the notebook cells flagged `slow`, too
 	$(ENV) dev run --exec tools/check.py --slow --only notebooks $(ARGS)
 test-latest:  ## export, verify and predict with the newest fastai, without nbdev
@@ -29,6 +29,10 @@ export:       ## notebooks -> modules, notebooks cleaned, README.md
 	$(ENV) dev --exec tools/export.py $(ARGS)
 bench:        ## speed, cold start and size, against fastai
 	$(ENV) dev run latest --exec tools/bench.py $(ARGS)
+load:         ## requests a second, and how late: our server against three others (cargo install oha; a quarter of an hour)
+	$(ENV) dev --exec tools/load.py $(ARGS)
+soak:         ## 100,000 requests of all kinds against a server: is each answered, by the answer that is its own?
+	$(ENV) dev --exec tools/soak.py $(ARGS)
 zoo:          ## which nets: one of every family that fastai can train, into nbs/reference/zoo.json (about an hour)
 	$(ENV) dev --exec tools/zoo.py $(ARGS)
 apps:         ## the programs in other languages: build, test on the goldens, compare their decoders

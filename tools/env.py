@@ -95,6 +95,7 @@ def install_package(name):
 
 def ensure(name):
     "Make environment `name`, or reuse it. Returns its Python."
+    if name == 'triton' and sys.platform != 'linux': return print('.venv-triton: only for Linux, left out')
     stamp, want = ROOT/DIRS[name]/STAMP, wanted(name)
     have = json.loads(stamp.read_text(encoding='utf-8')) if stamp.exists() and python_of(name).exists() else {}
     src = source_hash() if name == 'run' else ''
@@ -132,7 +133,7 @@ def main():
     if a.clean: return clean()
     if a.help_targets: return help_targets(a.help_targets)
     os.environ.pop('PYTHONDONTWRITEBYTECODE', None)   # many processes import the same packages: compile them once
-    pythons = [ensure(o) for o in a.names]
+    pythons = [*map(ensure, a.names)]
     if a.exec: sys.exit(subprocess.run([str(pythons[0]), *a.exec], cwd=ROOT).returncode)
 
 if __name__ == '__main__': main()
