@@ -100,7 +100,7 @@ def test_key(scripted):
 def test_the_answers_of_the_model(digits_bundle):
     model = load(digits_bundle)
     goldens = [g.image for g in model.goldens()]
-    with Running(f'a/b={digits_bundle}'.replace('a/b', 'digits'), keys=['k']) as r, Client(r.url, 'digits', key='k') as c:
+    with Running(f'digits={digits_bundle}', keys=['k']) as r, Client(r.url, 'digits', key='k') as c:
         assert c.ready(10) and c.models() == {'digits': ['1']}
         items = [*goldens, b'no image', 'nowhere.jpg', Image.new('RGB', (3, 5), 'blue')]*3
         res = c.predict_batch(items, at_once=5)
