@@ -189,7 +189,9 @@ _css = '''
 #difference { padding: 0 .5em; }
 '''
 
-def page_settings(gr) -> dict:
+def page_settings(
+    gr, # The module gradio
+) -> dict: # For `Blocks.launch` or `mount_gradio_app`
     "How the page is served, unless told otherwise."
     fonts = dict(font=['system-ui', 'sans-serif'], font_mono=['ui-monospace', 'monospace'])
     theme = gr.themes.Soft(primary_hue='teal', **fonts)
