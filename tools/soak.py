@@ -124,10 +124,8 @@ class Asking:
 
     def burst(self):
         "Many at the same moment."
-        sent = []
-        for _ in range(BURST):
-            name, n, body = self.draw()
-            sent.append((name, n, self.raw(name, body)))
+        drawn = [self.draw() for _ in range(BURST)]
+        sent = [(name, n, self.raw(name, body)) for name, n, body in drawn]
         for name, n, s in sent:
             said = b''
             with s:
@@ -158,7 +156,7 @@ def client(port, n, seed, threads=4):
 class Server:
     "A server in a process of its own."
     def __init__(self, bundles, log, **options):
-        options = dict(port=0, page=False, log_level='info', head=5) | options
+        options = dict(port=0, page=False, head=5, max_queue=24) | options
         code = f'from fastai_deploy.serve.server import serve; serve({bundles!r}, **{options!r})'
         self.p, self.log = subprocess.Popen([sys.executable, '-c', code], stderr=open(log, 'wb')), Path(log)
         end = time.monotonic() + 120
