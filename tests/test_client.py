@@ -20,8 +20,7 @@ class Scripted(BaseHTTPRequestHandler):
     def do_POST(self):
         self.rfile.read(int(self.headers['content-length']))
         self.server.asked.append({**self.headers})
-        script = self.server.script
-        said = script.pop(0) if len(script) > 1 else script[0]
+        said = self.server.script.pop(0) if len(self.server.script) > 1 else self.server.script[0]
         if said is None: self.close_connection = True; return
         status, body, headers = said
         if status == 'slow': time.sleep(1); status = 200
@@ -42,7 +41,8 @@ def scripted():
     s.server_close()
 
 GOOD = 200, dict(label='red', index=0, prob=.5), {}
-def refused(status, text='no', **headers): return status, dict(error=text), {k.replace('_', '-'): v for k, v in headers.items()}
+def refused(status, text='no', **headers):
+    return status, dict(error=text), {k.replace('_', '-'): v for k, v in headers.items()}
 
 def ask(kind, s, **kw):
     "What a client of either kind gives."
@@ -64,12 +64,14 @@ def test_it_asks_again(kind, scripted):
     assert 30 >= left[0] > left[1] > left[2] > left[3] > 20
 
 @both
-@pytest.mark.parametrize('status, error', [(400, ImageError), (401, ServerError), (404, ServerError), (413, ServerError),
-                                           (422, UnsupportedError), (429, ServerError), (500, ServerError), (504, Late)])
+@pytest.mark.parametrize('status, error', [
+    (400, ImageError), (401, ServerError), (404, ServerError), (413, ServerError), (422, UnsupportedError),
+    (429, ServerError), (500, ServerError), (504, Late)])
 def test_it_does_not_ask_again(kind, scripted, status, error):
     scripted.script = [refused(status, 'so it is')]
     with pytest.raises(error, match='so it is') as e: ask(kind, scripted)
-    assert len(scripted.asked) == 1 and getattr(e.value, 'status', status) == status and isinstance(e.value, FastaiDeployError)
+    assert len(scripted.asked) == 1 and getattr(e.value, 'status', status) == status
+    assert isinstance(e.value, FastaiDeployError)
 
 @both
 def test_there_is_an_end(kind, scripted):
@@ -100,12 +102,12 @@ def test_key(scripted):
 def test_the_answers_of_the_model(digits_bundle):
     model = load(digits_bundle)
     goldens = [g.image for g in model.goldens()]
-    with Running(f'a/b={digits_bundle}'.replace('a/b', 'digits'), keys=['k']) as r, Client(r.url, 'digits', key='k') as c:
+    with Running(f'digits={digits_bundle}', keys=['k']) as r, Client(r.url, 'digits', key='k') as c:
         assert c.ready(10) and c.models() == {'digits': ['1']}
         items = [*goldens, b'no image', 'nowhere.jpg', Image.new('RGB', (3, 5), 'blue')]*3
         res = c.predict_batch(items, at_once=5)
         want = model.predict_batch(items)
-        for x, here, there in zip(items, want, res):
+        for here, there in zip(want, res):
             if isinstance(here, ImageError):
                 assert isinstance(there, ImageError) and str(there) == str(here)
             else:

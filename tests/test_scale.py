@@ -141,16 +141,16 @@ def test_an_image_that_kills(cluster, bundle, tmp_path, monkeypatch):
     monkeypatch.setattr(scale, '_answered', lambda ray, job, packed, *args: jobs.append((job, packed)) or [])
     predict(photos, bundle, tmp_path/'out')
     job, packed = jobs[0]
-    opened = Model._prepared
+    opened = Model.prepare_sized
     def dies(self, x, exif):
         if getattr(x, 'name', '').endswith('2.png'): raise SystemExit
         return opened(self, x, exif)
-    monkeypatch.setattr(Model, '_prepared', dies)
+    monkeypatch.setattr(Model, 'prepare_sized', dies)
     answerer = scale._Answerer(job, ray.put(packed))
     for _ in range(3):
         with pytest.raises(SystemExit): answerer(dict(id=0))
     with pytest.raises(FastaiDeployError, match='3 processes died at .*2.png'): answerer(dict(id=0))
-    monkeypatch.setattr(Model, '_prepared', opened)
+    monkeypatch.setattr(Model, 'prepare_sized', opened)
     predict(photos, bundle, tmp_path/'out')  # it was repaired
     answerer(dict(id=0))
     assert len(answers(tmp_path/'out')) == 4 and not list(tmp_path.glob('out/_begun*'))

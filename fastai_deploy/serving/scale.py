@@ -50,7 +50,7 @@ class _Replica:
 
     async def predict(self, x, exif: bool = None):
         "What `Model.predict` answers."
-        answer = await self.batch(await asyncio.to_thread(self.model._prepared, x, exif))
+        answer = await self.batch(await asyncio.to_thread(self.model.prepare_sized, x, exif))
         if isinstance(answer, Exception): raise answer
         return answer
 
