@@ -14,7 +14,7 @@ if 'ORT_DISABLE_TELEMETRY' not in _os.environ:
 _homes = {
     'learner.export': 'export', 'learner.verify': 'verify', 'serving.demo': 'demo',
     'serving.server': 'serve', 'serving.client': 'Client AsyncClient', 'serving.pack': 'pack',
-    'serving.triton': 'to_triton', 'serving.scale': 'to_ray scale',
+    'serving.triton': 'to_triton', 'serving.scale': 'to_ray',
     'run.loading': 'load', 'run.model': 'Model', 'run.custom_ops': 'register_op',
     'run.answers': 'Prediction MultiLabel Values Points Mask Picture', 'run.spec': 'Spec',
     'run.bundle': 'Bundle open_bundle', 'run.parity': 'Parity', 'run.goldens': 'Golden',
@@ -24,8 +24,9 @@ __all__ = sorted(_home)
 
 def __getattr__(name):
     from importlib import import_module
+    if name == 'scale': return import_module(f'{__name__}.serving.scale')
     if name not in _home: raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-    try: globals()[name] = value = getattr(home := import_module(f'{__name__}.{_home[name]}'), name, home)
+    try: globals()[name] = value = getattr(import_module(f'{__name__}.{_home[name]}'), name)
     except ModuleNotFoundError as e:
         if (e.name or '').startswith(__name__): raise
         from .run.basics import MissingExtraError
@@ -33,4 +34,4 @@ def __getattr__(name):
         raise MissingExtraError(f"fastai_deploy.{name} needs {e.name}: pip install 'fastai_deploy{extra}'") from e
     return value
 
-def __dir__(): return sorted({*globals(), *_home})
+def __dir__(): return sorted({*globals(), *_home, 'scale'})

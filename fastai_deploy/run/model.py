@@ -170,7 +170,9 @@ def _or_error(kind: type, f, *args):
     except kind as e: return e
 
 @patch
-def _answers(self: Model, arrays: list) -> list:
+def answers_to(self: Model,
+    arrays: list, # What `prepare_sized` gave for each image, or the error that says why not
+) -> list: # What `predict` gives, or an error
     "An answer for each prepared image, and each error as it is; those of one shape go through the net together."
     res, shapes = list(arrays), {}
     for i, a in enumerate(arrays):
@@ -197,7 +199,7 @@ def _stream(self: Model, items, batch_size: int, workers, exif):
         chunk, prepared = ahead()
         while chunk:
             now, arrays, (chunk, prepared) = chunk, prepared, ahead()
-            yield from zip(now, self._answers([f.result() for f in arrays]))
+            yield from zip(now, self.answers_to([f.result() for f in arrays]))
     finally: pool.shutdown(wait=True, cancel_futures=True)
 
 @patch

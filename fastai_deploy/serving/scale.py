@@ -46,7 +46,7 @@ class _Replica:
     async def answers(self, prepared: list) -> list:
         "An answer, or the error that says why not, for each image."
         self.batches[len(prepared)] += 1
-        return await asyncio.to_thread(self.model._answers, prepared)
+        return await asyncio.to_thread(self.model.answers_to, prepared)
 
     async def predict(self, x, exif: bool = None):
         "What `Model.predict` answers."
