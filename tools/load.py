@@ -94,7 +94,7 @@ class Server:
         while True:
             try: return self.ask()
             except HTTPError as e:
-                if e.code < 500 or time.monotonic() > until: sys.exit(f'{self.name}: {e} {e.read(300)}')
+                if e.code != 503 or time.monotonic() > until: sys.exit(f'{self.name}: {e} {e.read(300)}')
             except OSError:
                 if self.process.poll() is not None or time.monotonic() > until:
                     sys.exit(f'{self.name} did not start:\n' + Path(self.log.name).read_text(errors='replace')[-2000:])

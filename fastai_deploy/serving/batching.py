@@ -82,11 +82,6 @@ class Batcher:
     async def __aenter__(self): return await self.start()
     async def __aexit__(self, *error): await self.close()
 
-    @property
-    def full(self) -> bool:
-        "Whether one image more would be refused now."
-        return self.closed or self.in_hand >= self.max_queue
-
 # %% ../../nbs/serving/04_batching.ipynb #call
 def _or_error(f, *args):
     "What `f` gives, or the error that it raises."
@@ -159,11 +154,18 @@ async def _queued(self: Batcher, rows, finish, times):
 
 # %% ../../nbs/serving/04_batching.ipynb #admit
 @patch
-async def _admit(self: Batcher, n: int, timeout: float, steps, *args):
-    "`await steps(*args)`, if there is place for `n` images, for `timeout` seconds at most."
+def check(self: Batcher,
+    n: int = 1, # Images
+) -> None:
+    "Raise `Busy` if `n` images more would be refused now."
     if self.closed: raise Busy('the model is being closed')
     if self.in_hand + n > self.max_queue:
         raise Busy(f'{self.in_hand} images are in hand, {self.max_queue} is the limit: try again later')
+
+@patch
+async def _admit(self: Batcher, n: int, timeout: float, steps, *args):
+    "`await steps(*args)`, if there is place for `n` images, for `timeout` seconds at most."
+    self.check(n)
     self.in_hand += n
     self.idle.clear()
     try: return await asyncio.wait_for(steps(*args), timeout)
