@@ -88,6 +88,7 @@ BROKEN = {
     'big notebook': ('too_big', lambda p: again(p, head_md='word '*40_000)),
     'big image': ('too_big', lambda p: again(p, test=shown('image/png', PNG))),
     'link to no file': ('links', lambda p: again(p, head_md='# A\n\n> a\n\n[b](01_bb.ipynb)')),
+    'link around a name': ('links', lambda p: again(p, head_md='# A\n\n> a\n\n[`aa`](https://a.b)')),
     'link to no heading': ('links', lambda p: again(p, head_md='# A\n\n> a\n\n[b](#b)')),
     **{o: ('stale_names', lambda p, o=o: again(p, head_md=f'# A\n\n> a\n\nBy `{o}`.')) for o in (
         'captured_args', '_private', 'trace', 'fd.old', 'aa.Gone', 'gone(1)', '.gone()')},

@@ -113,13 +113,14 @@ def too_big(root):
             if n > 40*1024: yield f'{at}: an image of {n/1024:.0f} KB, more than 40'
 
 def links(root):
-    "Relative links in prose lead to a file, and to a heading or a symbol in it."
+    "Relative links in prose lead to a file, and to a heading or a symbol in it; nbdev makes the links of names."
     for p in notebooks(root):
         for i, s, _ in cells(p, 'markdown'):
             for path, anchor in re.findall(r'\]\((?!\w+:)([^()#\s]*)#?([^()\s]*)\)', re.sub(r'`[^`]*`', '', s)):
                 file = p.parent/path if path else p
                 if not file.exists() or anchor and file.suffix == '.ipynb' and anchor not in anchors(file):
                     yield f'{p.name}:{i}: {path}{"#" if anchor else ""}{anchor} leads nowhere'
+            for name in re.findall(r'\[(`\w+`)\]\(', s): yield f'{p.name}:{i}: a link in a link: {name}'
 
 def anchors(path):
     "What a link may name in a notebook: its headings and its symbols, as pandoc and nbdev write them."
