@@ -335,11 +335,12 @@ def messages():
                 text = ''.join(o.value if isinstance(o, ast.Constant) else 'X' for o in n.values)
             elif isinstance(n, ast.Constant) and isinstance(n.value, str) and id(n) not in docs | inside: text = n.value
             else: continue
-            page = re.search(r'<\w+ ', text)  # HTML of the demo's
-            if re.search(HINT, text) and not page: yield f.name, text
+            other = re.search(r'<\w+ |\n|^import ', text)  # HTML of a page, a file that is written, a program
+            if re.search(HINT, text) and not other: yield f.name, text
 
 HINT = r"(?<![\w.&?-])[a-z][a-z_0-9]*=(?!=)|\bfd\.\w+"
-LEARNER = {'split_idx=', 'axis=', 'thresh=', 'method=', 'detach=', 'outside=',  # about the user's own Python
+LEARNER = {'split_idx=', 'axis=', 'thresh=', 'method=', 'detach=', 'outside=', 'column=',  # about the user's own Python
+           'a=', 'address=', 'port=',  # a bundle's name; what tritonserver takes
            'fd.export', 'fd.verify', 'fd.register_op'}
 
 def test_errors_speak_the_command_line():
