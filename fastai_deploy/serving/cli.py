@@ -57,7 +57,8 @@ def each_image(
     for p in _each_name(paths): yield from _found(p)
 
 # %% ../../nbs/serving/03_cli.ipynb #speak
-_options = 'batch_size|engine|formats|goldens|inactive|input|max_pixels|name|names|sha256|size|storage|threads|title|tta|wheel'
+_options = ('batch_size|engine|formats|goldens|inactive|input|max_pixels|name|names|sha256|size|storage|threads|title|'
+            'tta|wheel')
 _flags = [  # Python, as a regular expression, and what to type at a shell
     (r'goldens=\[paths\]', '--images FOLDER'), (r'items=\[paths\]', 'FILES'), ("ops='any'", '--any-ops'),
     (r'size=\(height, width\)', '--size HEIGHT WIDTH'), (r'size=[\[(](\d+), (\d+)[\])]', r'--size \1 \2'),
