@@ -90,7 +90,7 @@ def test_slow_senders(bundle):
             s.close()
 
 def test_many_idle_connections(bundle):
-    import resource
+    resource = pytest.importorskip('resource', reason='Windows has no limit of open files')
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     with Running(str(bundle), head=3) as r, asked_meanwhile(r):

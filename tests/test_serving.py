@@ -39,7 +39,7 @@ def serves(pets, python):
     finally:
         p.send_signal(signal.SIGTERM)
         said = p.communicate(timeout=60)[1]
-    assert p.returncode == 0, said
+    assert p.returncode == 0 or os.name == 'nt', said  # there a signal just ends it
 
 def test_serve(pets): serves(pets, sys.executable)
 
