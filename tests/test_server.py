@@ -253,6 +253,15 @@ def test_sigterm_answers_what_is_in_hand(bundle):
         with pytest.raises(httpx.ConnectError): r.predict()
         assert asked.result().json()['label'] == 'red' and code.result() == 0
 
+def counted(r, n, seconds=10):
+    "Wait until the metrics have `n` answers: a request is counted after it was answered."
+    end, total = time.monotonic() + seconds, 0
+    while total != n:
+        assert time.monotonic() < end, f'{total} of {n} are counted'
+        found = re.search(r'requests_total\{.*status="200"\} (\d+)', CLIENT.get(r.url+'/metrics').text)
+        total = int(found[1]) if found else 0
+        time.sleep(.05)
+
 @pytest.mark.skipif(sys.platform != 'linux', reason='looks for the workers in /proc')
 def test_a_killed_worker_is_replaced(bundle):
     with Running(str(bundle), workers=2, stderr=None) as r:
@@ -262,12 +271,12 @@ def test_a_killed_worker_is_replaced(bundle):
         old = workers()
         assert len(old) == 2
         for _ in range(20): assert r.predict().status_code == 200
+        counted(r, 20)
         os.kill(old[0], signal.SIGKILL)
         r.wait_for('"in service"', 3)
         assert old[0] not in workers() and old[1] in workers()
         for _ in range(20): assert r.predict().status_code == 200
-        total = re.search(r'requests_total\{.*status="200"\} (\d+)', CLIENT.get(r.url+'/metrics').text)
-        assert int(total[1]) == 40  # those of the killed one, too
+        counted(r, 40)  # those of the killed one, too
         assert r.stop() == 0
 
 # --- strange clients
