@@ -16,7 +16,7 @@ import numpy as np
 
 from ..run.answers import Prediction
 from ..run.basics import FastaiDeployError, ImageError, patch
-from ..run.model import Model
+from ..run.model import Model, or_error
 from ..run.tasks import decode_answer
 
 # %% ../../nbs/serving/04_batching.ipynb #errors
@@ -83,22 +83,17 @@ class Batcher:
     async def __aexit__(self, *error): await self.close()
 
 # %% ../../nbs/serving/04_batching.ipynb #call
-def _or_error(f, *args):
-    "What `f` gives, or the error that it raises."
-    try: return f(*args)
-    except Exception as e: return e
-
 @patch
 def _call(self: Batcher, jobs):
     "For each job its answer, or the error that says why not."
     begun, rows = time.perf_counter(), np.concatenate([j.rows for j in jobs])
     try: outs = [self.model.run(rows[i:i+self.max_batch]) for i in range(0, len(rows), self.max_batch)]
-    except Exception as e:
+    except Exception as e:  # whatever it is, only one of them may have caused it
         if len(jobs) == 1: return [e]
         return [None if j.answer.done() else self._call([j])[0] for j in jobs]
     outs, ends = np.concatenate(outs) if len(outs) > 1 else outs[0], np.cumsum([len(j.rows) for j in jobs])
     for j in jobs: j.times.update(queue=begun - j.since, net=time.perf_counter() - begun)
-    return [_or_error(j.finish, out) for j, out in zip(jobs, np.split(outs, ends[:-1]))]
+    return [or_error(Exception, j.finish, out) for j, out in zip(jobs, np.split(outs, ends[:-1]))]
 
 # %% ../../nbs/serving/04_batching.ipynb #take
 @patch
